@@ -1,0 +1,1 @@
+"""The layers around one call, from the retry down to the wire."""

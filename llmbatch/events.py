@@ -1,0 +1,91 @@
+"""What a run tells whoever listens. A Listener is a function of one event; it must be quick and not raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from llmbatch.records import Failure, Result
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """``rows`` is the number of rows if it is known, ``input_bytes`` the input's size if it is a file."""
+
+    model: str
+    endpoint: str
+    output: str
+    rows: int | None = None
+    input_bytes: int | None = None
+    done_before: int = 0
+    failed_before: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowEnded:
+    """A row is terminal and its line is in the journal. ``input_offset`` is how far the input has been read."""
+
+    result: Result
+    input_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowKept:
+    """A row that an earlier run finished; nothing was sent for it."""
+
+    ok: bool
+    input_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """One try failed. ``retry_in_s`` is the pause before the next try, None if there is none."""
+
+    failure: Failure
+    retry_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GateClosed:
+    """A rate limit answer closed the shared gate of this endpoint for ``for_s`` seconds."""
+
+    for_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """No new request is sent; ``in_flight`` are waited for, at most ``grace_s`` seconds."""
+
+    in_flight: int
+    grace_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One sentence for the user."""
+
+    level: Literal["info", "warning"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    exit_code: int
+
+
+Event = RunStarted | RowEnded | RowKept | AttemptFailed | GateClosed | Draining | Notice | RunEnded
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of the limiter at one moment, for the progress display."""
+
+    in_flight: int
+    allowed: int
+    waiting_retry: int
+    gate_closed_s: float
+    binding: Literal["requests", "concurrency", "gate", "input", "idle"]

@@ -1,0 +1,1 @@
+"""Disk: reading the input, the journal, the sealed output."""

@@ -1,0 +1,124 @@
+"""One frozen RunOptions for the whole way down. Every default is named, with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from llmbatch.errors import OptionsError
+
+STDIO = "-"
+
+# What a small provider tier and a local server both bear; the answers of a known --rpm replace it.
+DEFAULT_CONCURRENCY = 16
+# Establishing TCP and TLS takes well under a second; ten covers a lost SYN or two.
+CONNECT_TIMEOUT_S = 10.0
+# Reasoning models may think for minutes before the first token.
+FIRST_TOKEN_TIMEOUT_S = 600.0
+# Servers send tokens or pings every few seconds once a stream has begun.
+IDLE_TIMEOUT_S = 120.0
+# An attempt may be billed even if we give up on it, so the limit is generous: reasoning runs 10 minutes and more.
+TOTAL_TIMEOUT_S = 1800.0
+MAX_ATTEMPTS = 5
+# Asking again may pay twice, so once.
+MAX_AMBIGUOUS_RETRIES = 1
+BACKOFF_BASE_S = 0.5
+BACKOFF_CAP_S = 60.0
+# A server that asks for a longer pause than this stops the run (exit 3); the same command continues.
+MAX_WAIT_S = 900.0
+DRAIN_S = 60.0
+MAX_BODY_BYTES = 64 * 2**20
+MAX_LINE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. ``total_s`` is per attempt; ``first_token_s`` and ``idle_s`` bind streamed answers."""
+
+    connect_s: float = CONNECT_TIMEOUT_S
+    first_token_s: float = FIRST_TOKEN_TIMEOUT_S
+    idle_s: float = IDLE_TIMEOUT_S
+    total_s: float = TOTAL_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLimits:
+    """``attempts`` counts all tries of a row but rate-limit answers, which have ``max_wait_s`` instead."""
+
+    attempts: int = MAX_ATTEMPTS
+    ambiguous: int = MAX_AMBIGUOUS_RETRIES
+    base_s: float = BACKOFF_BASE_S
+    cap_s: float = BACKOFF_CAP_S
+    max_wait_s: float = MAX_WAIT_S
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Everything a run needs to know. Nothing below the edge reads the environment or the command line.
+
+    ``input`` and ``output`` are paths, or ``-`` for standard input and output; ``output`` None means
+    beside the input (``INPUT.results.jsonl``), or standard output if the input is standard input.
+    ``template`` and ``system`` are the texts themselves. ``concurrency`` None means auto.
+    """
+
+    input: str
+    output: str | None = None
+    model: str | None = None
+    base_url: str | None = None
+    key_env: str | None = None
+    key_file: Path | None = None
+    allow_http: bool = False
+    template: str | None = None
+    system: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    input_format: Literal["auto", "jsonl", "text"] = "auto"
+    limit: int | None = None
+    concurrency: int | None = None
+    rpm: float | None = None
+    stream: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    retry: RetryLimits = field(default_factory=RetryLimits)
+    row_deadline_s: float | None = None
+    drain_s: float = DRAIN_S
+    restart: bool = False
+    on_change: Literal["refuse", "rerun", "keep"] = "refuse"
+    order: Literal["input", "completion"] | None = None
+    include_input: bool = False
+    journal_stdout: bool = True
+    max_line_bytes: int = MAX_LINE_BYTES
+    sim: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _positive("--concurrency", self.concurrency)
+        _positive("--rpm", self.rpm)
+        _positive("--limit", self.limit)
+        _positive("--connect-timeout", self.timeouts.connect_s)
+        _positive("--first-token-timeout", self.timeouts.first_token_s)
+        _positive("--idle-timeout", self.timeouts.idle_s)
+        _positive("--timeout", self.timeouts.total_s)
+        _positive("--row-deadline", self.row_deadline_s)
+        _positive("--max-attempts", self.retry.attempts)
+
+    @property
+    def output_path(self) -> str:
+        """Where results go: the path given, else the rule of the default."""
+        if self.output is not None:
+            return self.output
+        return STDIO if self.input == STDIO else default_output(self.input)
+
+
+def default_output(input_path: str) -> str:
+    """``data/in.jsonl`` -> ``data/in.results.jsonl``; a compression suffix goes too."""
+    path = Path(input_path)
+    name = path.name
+    for suffix in (".gz", ".zst"):
+        name = name.removesuffix(suffix)
+    stem = name.rsplit(".", 1)[0] if "." in name.lstrip(".") else name
+    return str(path.with_name(f"{stem}.results.jsonl"))
+
+
+def _positive(flag: str, value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise OptionsError(f"{flag} must be above 0, not {value:g}")

@@ -1,0 +1,169 @@
+"""The nouns: what travels through llmbatch. Values are frozen; only Trace changes, and one task owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+FailureClass = Literal["never_sent", "rejected", "ambiguous", "unusable", "permanent"]
+"""What is known of a failed attempt (README, "Retries"):
+
+never_sent  the request did not leave this machine, so it cost nothing
+rejected    the server said no before doing the work (429, 503, 529, 500)
+ambiguous   the server may have done, and billed, the work; its answer did not arrive
+unusable    an answer arrived and was probably billed, but it is no valid answer
+permanent   asking again cannot help (bad request, bad key, context too long)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One raw line of the input: its number (from 1), its byte offset, its bytes without the newline.
+
+    ``oversize`` marks a line longer than the reader's cap; ``data`` then holds only its first bytes.
+    ``complete`` is False for a last line that has no newline.
+    """
+
+    number: int
+    offset: int
+    data: bytes
+    complete: bool = True
+    oversize: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the user's input. ``index`` counts rows from 1; ``line`` is where it stands in the file.
+
+    ``id`` is the user's own identity for it (kept as given: str, int or float), else None.
+    """
+
+    index: int
+    line: int
+    id: str | int | float | None
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that can not be sent. It costs nothing and becomes one error line that says why."""
+
+    index: int
+    line: int
+    offset: int
+    reason: str
+    id: str | int | float | None = None
+    type: str = "invalid_row"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What we want from a model, in no provider's dialect.
+
+    ``params`` holds neutral sampling parameters (``temperature``, ``max_tokens``, ...); ``extra`` holds
+    provider fields passed through as they are (``-p``); ``body`` is a whole provider body
+    (an OpenAI Batch line), sent as it is.
+    """
+
+    model: str
+    messages: Sequence[Mapping[str, Any]] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider reported them, None where it did not. Input includes cached, output reasoning."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A good answer: complete, valid, with the protocol's own end marker seen."""
+
+    output: Any
+    finish_reason: str | None
+    model: str | None
+    usage: Usage
+    tool_calls: Sequence[Any] | None = None
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A bad answer, or none. ``kind`` says what is known of it, ``type`` is the short word users filter on."""
+
+    kind: FailureClass
+    type: str
+    message: str
+    http_status: int | None = None
+    retry_after_s: float | None = None
+    retryable: bool = False
+    fatal: bool = False
+    rate_limited: bool = False
+    body: str | None = None
+    request_id: str | None = None
+
+    @property
+    def maybe_billed(self) -> bool:
+        return self.kind in ("ambiguous", "unusable")
+
+
+class CallFailed(Exception):
+    """How the call layers tell each other of a Failure; never leaves a run."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.type)
+        self.failure = failure
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one request, as measured by the wire."""
+
+    sent_s: float
+    latency_s: float = 0.0
+    first_token_s: float | None = None
+    request_id: str | None = None
+    failure: Failure | None = None
+
+
+@dataclass(slots=True)
+class Trace:
+    """The diary of one row's tries. The one mutable noun; owned by the task that runs the row."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of output: exactly one of ``reply`` and ``failure`` is set.
+
+    ``key`` is the fingerprint of the rendered request (``fp1:`` and 32 hex digits), None if it never rendered.
+    """
+
+    row: int
+    id: str | int | float | None
+    key: str | None
+    reply: Reply | None
+    failure: Failure | None
+    attempts: int
+    latency_s: float | None
+    first_token_s: float | None
+    request_id: str | None
+    ambiguous: int = 0
+    cost_usd: float | None = None
+    input: Any = None
+
+
+class Call(Protocol):
+    """Every layer around the wire has this shape; it raises CallFailed when there is no Reply."""
+
+    async def __call__(self, request: Request, trace: Trace, /) -> Reply: ...

@@ -1,0 +1,1 @@
+"""What people see: the live bar, plain lines, the summary."""
