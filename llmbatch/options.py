@@ -83,7 +83,7 @@ class RunOptions:
     row_deadline_s: float | None = None
     drain_s: float = DRAIN_S
     restart: bool = False
-    on_change: Literal["refuse", "rerun", "keep"] = "refuse"
+    on_change: Literal["refuse", "rerun", "keep"] | None = None
     order: Literal["input", "completion"] | None = None
     include_input: bool = False
     journal_stdout: bool = True
@@ -100,6 +100,8 @@ class RunOptions:
         _positive("--timeout", self.timeouts.total_s)
         _positive("--row-deadline", self.row_deadline_s)
         _positive("--max-attempts", self.retry.attempts)
+        if self.sim and not (self.model or "").startswith("sim/"):
+            raise OptionsError("--sim sets options of the simulated provider; add -m sim/NAME")
 
     @property
     def output_path(self) -> str:

@@ -136,10 +136,19 @@ class Attempt:
 
 @dataclass(slots=True)
 class Trace:
-    """The diary of one row's tries. The one mutable noun; owned by the task that runs the row."""
+    """The diary of one row's tries. The one mutable noun; owned by the task that runs the row.
+
+    ``deadline_s`` (run clock) bounds all tries together; ``limited_since_s`` is when the first rate-limit answer came.
+    """
 
     attempts: list[Attempt] = field(default_factory=list)
-    waited_s: float = 0.0
+    deadline_s: float | None = None
+    limited_since_s: float | None = None
+
+    @property
+    def ambiguous(self) -> int:
+        """How many tries may have been billed without giving an answer."""
+        return sum(1 for attempt in self.attempts if attempt.failure is not None and attempt.failure.maybe_billed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +170,10 @@ class Result:
     ambiguous: int = 0
     cost_usd: float | None = None
     input: Any = None
+
+
+class Stopped(Exception):
+    """The run is draining and this row was not sent, or not again; it stays pending."""
 
 
 class Call(Protocol):

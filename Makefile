@@ -1,0 +1,53 @@
+# One word each. `make demo` and `make test` do all the set-up themselves, on a machine with only Python and make.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+READY := $(VENV)/.ready
+
+.PHONY: all install format lint types test demo bench clean lock help
+.DEFAULT_GOAL := all
+
+all: lint types test  ## format check, lint, types, tests
+
+install: $(READY)
+
+$(READY): .ci/constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "llmbatch needs Python 3.11 or newer; name it: make PYTHON=/path/to/python3"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no venv module: on Debian, apt-get install python3-venv"; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r .ci/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## the main job on samples/, against the simulated provider: no key, no network
+	@rm -f .demo/* && mkdir -p .demo
+	$(BIN)/llmbatch run samples/reviews.jsonl -t @samples/sentiment.txt -m sim/demo --sim latency=lognormal:median=0.8,sigma=0.4 --sim fault=503=0.02 -c 20 -o .demo/reviews.results.jsonl
+	@echo; echo "The first two of $$(wc -l < .demo/reviews.results.jsonl) lines of .demo/reviews.results.jsonl:"; head -n 2 .demo/reviews.results.jsonl
+
+test: $(READY)  ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY)  ## the figures of benchmarks/README.md (nginx with its echo module, about 15 minutes)
+	$(BIN)/python -m benchmarks
+
+lock:  ## pin the tested set anew, with hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--no-annotate --extra dev pyproject.toml .ci/build.in --output-file .ci/constraints.txt
+
+clean:
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache
+
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'

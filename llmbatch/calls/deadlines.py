@@ -1,0 +1,98 @@
+"""Time limits that never throw away an answer that is already here.
+
+``asyncio.timeout``, ``wait_for`` and aiohttp's ``total=`` fire as soon as a stalled loop wakes (a slow disk, Ctrl-Z,
+a closed lid), before it has read what waits in the socket: the answer is paid and lost. Here one watch looks at all
+attempts a few times a second, by a clock that stands still while the loop does not turn; what is overdue gets one
+more look, so that the selector is polled in between; and a task whose answer has just been delivered is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+Limit = Literal["total", "first_token", "idle"]
+
+TICK_S = 0.25
+
+
+class Guard:
+    """The limits of one attempt; seconds of the watch's clock. Owned by the task it guards."""
+
+    __slots__ = ("_heard_s", "_idle_s", "_task", "_total_s", "_watch", "expired", "overdue", "quiet_limit")
+
+    def __init__(self, watch: Watch, task: asyncio.Task[Any], total_s: float, first_token_s: float | None) -> None:
+        self._watch = watch
+        self._task = task
+        self._total_s = watch.attended_s + total_s
+        self._idle_s = first_token_s
+        self._heard_s = watch.attended_s
+        self.quiet_limit: Limit = "first_token"
+        self.expired: Limit | None = None
+        self.overdue = False
+
+    def __enter__(self) -> Guard:
+        self._watch.guards[self] = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._watch.guards[self]
+
+    def heard(self, idle_s: float) -> None:
+        """A part of the answer came; from now on ``idle_s`` may pass without one."""
+        self._heard_s = self._watch.attended_s
+        self._idle_s = idle_s
+        self.quiet_limit = "idle"
+
+    def over(self, now_s: float) -> Limit | None:
+        """Which limit has passed, if any."""
+        if now_s >= self._total_s:
+            return "total"
+        if self._idle_s is not None and now_s >= self._heard_s + self._idle_s:
+            return self.quiet_limit
+        return None
+
+    def end(self, limit: Limit) -> None:
+        """Cancel the task, unless what it waits for has just come."""
+        waiter = getattr(self._task, "_fut_waiter", None)
+        if waiter is None or waiter.done():
+            return
+        self.expired = limit
+        self._task.cancel()
+
+
+class Watch:
+    """All running attempts of a run. ``attended_s`` counts only time in which the loop turned."""
+
+    def __init__(self, shortest_s: float) -> None:
+        self.tick_s = min(TICK_S, shortest_s / 4)
+        self.attended_s = 0.0
+        self.guards: dict[Guard, None] = {}
+
+    def guard(self, total_s: float, first_token_s: float | None) -> Guard:
+        """Limits for the current task, to be entered around one exchange."""
+        task = asyncio.current_task()
+        assert task is not None, "attempts run in tasks"
+        return Guard(self, task, total_s, first_token_s)
+
+    async def run(self) -> None:
+        """Look, tick by tick, until cancelled."""
+        loop = asyncio.get_running_loop()
+        last_s = loop.time()
+        while True:
+            await asyncio.sleep(self.tick_s)
+            now_s = loop.time()
+            self.attended_s += min(now_s - last_s, 2 * self.tick_s)
+            last_s = now_s
+            self.look()
+
+    def look(self) -> None:
+        """End what was overdue at the last look already, and mark what is now."""
+        for guard in list(self.guards):
+            limit = guard.over(self.attended_s)
+            if limit is None:
+                guard.overdue = False
+            elif guard.overdue:
+                guard.end(limit)
+            else:
+                guard.overdue = True

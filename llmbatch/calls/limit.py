@@ -1,0 +1,152 @@
+"""The one gate before the wire: a slot in the window, the pace, and the shared gate after rate-limit answers.
+
+Who waits here holds no slot and no connection. Waiting is first come, first served; one timer wakes the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from llmbatch.events import GateClosed, Listener, Notice, Status
+from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Stopped, Trace
+from llmbatch.rules.gate import Gate
+from llmbatch.rules.pace import Pace
+from llmbatch.rules.window import Window
+
+# A pause longer than this is said once; a shorter one only shows in the bar.
+VISIBLE_PAUSE_S = 120.0
+
+
+class Limiter:
+    """Admits requests of one endpoint, key and model. Owned by the run's loop."""
+
+    def __init__(
+        self,
+        inner: Call,
+        window: Window,
+        pace: Pace | None,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        listen: Listener,
+    ) -> None:
+        self._inner = inner
+        self.window = window
+        self.gate = Gate()
+        self._pace = pace
+        self._clock = clock
+        self._chance = chance
+        self._listen = listen
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.in_flight = 0
+        self.peak_in_flight = 0
+
+    async def __call__(self, request: Request, trace: Trace, /) -> Reply:
+        if self._closed:
+            raise Stopped
+        if self._waiting or not self._admit():
+            await self._turn()
+        try:
+            reply = await self._inner(request, trace)
+        except CallFailed as failed:
+            self._failed(failed.failure, trace)
+            raise
+        else:
+            self._answered(trace)
+            return reply
+        finally:
+            self.in_flight -= 1
+            if self._waiting:
+                self._pump()
+
+    def close(self) -> None:
+        """Send nothing more: whoever waits gets Stopped. What is in flight goes on."""
+        self._closed = True
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(Stopped())
+
+    def status(self, resting: int) -> Status:
+        """What the display shows; ``resting`` rows wait for their next try."""
+        closed_s = self.gate.wait_s(self._clock())
+        return Status(self.in_flight, self._allowed(), resting, closed_s, self._binding(closed_s))
+
+    def _binding(self, closed_s: float) -> Literal["requests", "concurrency", "gate", "input", "idle"]:
+        if closed_s > 0 or self.gate.ramp is not None:
+            return "gate"
+        if not self._waiting and self.in_flight < self._allowed():
+            return "input" if self.in_flight else "idle"
+        return "concurrency" if self.in_flight >= self._allowed() or self._pace is None else "requests"
+
+    def _allowed(self) -> int:
+        return self.gate.allowed(self.window.size)
+
+    def _admit(self) -> bool:
+        """Take a slot now, if window, gate and pace all allow it."""
+        if self.in_flight >= self._allowed() or self._wait_s() > 0:
+            return False
+        self.in_flight += 1
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+        if self._pace is not None:
+            self._pace.take(self._clock())
+        return True
+
+    def _wait_s(self) -> float:
+        if self._pace is None and self.gate.ramp is None:
+            return 0.0
+        now_s = self._clock()
+        paced_s = self._pace.wait_s(now_s) if self._pace is not None else 0.0
+        return max(paced_s, self.gate.wait_s(now_s))
+
+    async def _turn(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._pump()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.in_flight -= 1
+                self._pump()
+            raise
+
+    def _pump(self) -> None:
+        """Admit from the head of the queue as many as may go; if only time is missing, come back then."""
+        while self._waiting:
+            if self._waiting[0].done():
+                self._waiting.popleft()
+            elif self._admit():
+                self._waiting.popleft().set_result(None)
+            else:
+                self._wake_later()
+                return
+
+    def _wake_later(self) -> None:
+        if self._timer is None and (wait_s := self._wait_s()) > 0:
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._pump()
+
+    def _answered(self, trace: Trace) -> None:
+        attempt = trace.attempts[-1]
+        self.window.answered(attempt.latency_s)
+        if self.gate.ramp is not None:
+            self.gate.answered(attempt.sent_s, self.window.size)
+
+    def _failed(self, failure: Failure, trace: Trace) -> None:
+        if not failure.rate_limited and failure.retry_after_s is None:
+            return
+        now_s = self._clock()
+        if failure.rate_limited and trace.limited_since_s is None:
+            trace.limited_since_s = now_s
+        pause_s = self.gate.limited(now_s, trace.attempts[-1].sent_s, failure.retry_after_s, self._chance())
+        self._listen(GateClosed(pause_s, failure.message))
+        if pause_s > VISIBLE_PAUSE_S:
+            self._listen(Notice("warning", f"the provider asked for a pause of {pause_s:,.0f} s: {failure.message}"))

@@ -1,0 +1,75 @@
+"""Ask again, by the verdict of rules/retry.py; tenacity carries the policy.
+
+The first try goes straight: entering tenacity costs as much as a quarter of a whole request, and most rows need
+no second try. Each row has an AsyncRetrying of its own: a shared one mixes the attempts of concurrent rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from tenacity import AsyncRetrying, RetryCallState
+
+from llmbatch.events import AttemptFailed, Listener
+from llmbatch.options import RetryLimits
+from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Trace
+from llmbatch.rules.retry import Verdict, decide
+
+
+class Retry:
+    """``rest`` sleeps before the next try; while it does, the row holds no slot, no connection and no worker."""
+
+    def __init__(
+        self,
+        inner: Call,
+        limits: RetryLimits,
+        rest: Callable[[float], Awaitable[None]],
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        listen: Listener,
+    ) -> None:
+        self._inner = inner
+        self._limits = limits
+        self._rest = rest
+        self._clock = clock
+        self._chance = chance
+        self._listen = listen
+
+    async def __call__(self, request: Request, trace: Trace, /) -> Reply:
+        try:
+            return await self._inner(request, trace)
+        except CallFailed as first:
+            return await self._persist(request, trace, first)
+
+    async def _persist(self, request: Request, trace: Trace, first: CallFailed) -> Reply:
+        """Further tries; the first one, already made, is handed to tenacity as the outcome of its first attempt."""
+        verdict = Verdict(False, 0.0, "")
+        made = [first]
+
+        async def attempt() -> Reply:
+            if made:
+                raise made.pop()
+            return await self._inner(request, trace)
+
+        def again(state: RetryCallState) -> bool:
+            nonlocal verdict
+            if state.outcome is None or not isinstance(state.outcome.exception(), CallFailed):
+                return False
+            verdict = self._verdict(trace)
+            return verdict.again
+
+        policy = AsyncRetrying(retry=again, wait=lambda state: verdict.delay_s, sleep=self._rest, reraise=True)
+        return await policy(attempt)
+
+    def _verdict(self, trace: Trace) -> Verdict:
+        failures = [attempt.failure for attempt in trace.attempts if attempt.failure is not None]
+        now_s = self._clock()
+        limited_s = 0.0 if trace.limited_since_s is None else now_s - trace.limited_since_s
+        verdict = decide(failures, limited_s, self._limits, self._chance())
+        if verdict.again and trace.deadline_s is not None and now_s + verdict.delay_s >= trace.deadline_s:
+            verdict = Verdict(False, 0.0, "the row's deadline")
+        self._tell(failures[-1], verdict)
+        return verdict
+
+    def _tell(self, failure: Failure, verdict: Verdict) -> None:
+        self._listen(AttemptFailed(failure, verdict.delay_s if verdict.again else None))

@@ -1,0 +1,176 @@
+"""One run from the command line: the loop, the signals, the display, the summary, the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from llmbatch.errors import StorageError
+from llmbatch.events import AttemptFailed, Draining, Event, Notice, RunStarted
+from llmbatch.options import STDIO, RunOptions
+from llmbatch.machine import patient_collector
+from llmbatch.runner import Run
+from llmbatch.stopping import Stop, signals_stop
+from llmbatch.summary import Summary
+from llmbatch.views.printer import Printer
+from llmbatch.views.safe import safe
+
+REFRESH_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the user wants to see, and where the summary goes."""
+
+    progress: str
+    quiet: bool
+    verbose: bool
+    summary_json: str | None
+
+
+def run_command(options: RunOptions, shown: Shown) -> int:
+    """Run, show, and return the exit code."""
+    with patient_collector(), asyncio.Runner(loop_factory=fast_loop()) as runner:
+        summary = runner.run(_run(options, shown))
+    _write_summary(summary, shown)
+    from llmbatch.views.text import render_summary
+
+    _say(render_summary(summary, quiet=shown.quiet))
+    if summary.exit_code == 141:
+        _silence_stdout()
+    return summary.exit_code
+
+
+def dry_run_command(options: RunOptions, shown: Shown) -> int:
+    """Read and check every row, say what a run would do, send nothing."""
+    from llmbatch.estimate import estimate
+    from llmbatch.views.text import render_estimate
+
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
+        found = runner.run(estimate(options))
+    if shown.summary_json:
+        _write_json(found.to_json(), shown.summary_json)
+    if not shown.quiet:
+        _say(render_estimate(found))
+    return found.exit_code
+
+
+def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loop where uvloop exists; it halves the CPU time of a request."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _run(options: RunOptions, shown: Shown) -> Summary:
+    stop = Stop()
+    printer = _printer(shown)
+    run = Run(options, listen=_Told(printer, shown.verbose), stop=stop)
+    with signals_stop(stop, asyncio.get_running_loop()), _stopping(printer):
+        ticker = asyncio.create_task(_tick(run, printer))
+        try:
+            return await run.execute(command=_this_command())
+        finally:
+            ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ticker
+
+
+async def _tick(run: Run, printer: Printer) -> None:
+    while True:
+        await asyncio.sleep(REFRESH_S)
+        if run.started:
+            printer.refresh(run.snapshot())
+
+
+class _Told:
+    """Passes on to the display what is worth a line there."""
+
+    def __init__(self, printer: Printer, verbose: bool) -> None:
+        self._printer = printer
+        self._verbose = verbose
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._printer.start(event)
+        elif isinstance(event, Notice):
+            self._printer.note(safe(event.text), event.level)
+        elif isinstance(event, Draining):
+            self._printer.note(
+                f"{event.why}: no new requests; waiting up to {event.grace_s:g} s for {event.in_flight:,} in flight. "
+                "Ctrl-C again abandons them (they may be billed)",
+                "warning",
+            )
+        elif self._verbose and isinstance(event, AttemptFailed):
+            again = "not again" if event.retry_in_s is None else f"again in {event.retry_in_s:.1f} s"
+            self._printer.note(safe(f"{event.failure.type}: {event.failure.message} ({again})", 300))
+
+
+def _printer(shown: Shown) -> Printer:
+    from llmbatch.views.plain import PlainLines
+
+    if shown.quiet or shown.progress == "none":
+        from llmbatch.views.printer import Silent
+
+        return Silent(sys.stderr, quiet=shown.quiet)
+    if shown.progress == "json":
+        from llmbatch.views.json_lines import JsonLines
+
+        return JsonLines(sys.stderr)
+    if shown.progress == "plain" or (shown.progress == "auto" and not sys.stderr.isatty()):
+        return PlainLines(sys.stderr)
+    from llmbatch.views.live import LiveBar, can_draw
+
+    return LiveBar(sys.stderr) if shown.progress == "rich" or can_draw(sys.stderr) else PlainLines(sys.stderr)
+
+
+@contextlib.contextmanager
+def _stopping(printer: Printer) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        printer.stop()
+
+
+def _this_command() -> str:
+    return shlex.join(["llmbatch", *sys.argv[1:]])
+
+
+def _say(text: str) -> None:
+    if not text:
+        return
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text.rstrip("\n") + "\n")
+        sys.stderr.flush()
+
+
+def _write_summary(summary: Summary, shown: Shown) -> None:
+    if shown.summary_json:
+        _write_json(summary.to_json(), shown.summary_json)
+
+
+def _write_json(value: object, where: str) -> None:
+    data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    if where == STDIO:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return
+    try:
+        Path(where).write_bytes(data)
+    except OSError as error:
+        raise StorageError(f"--summary-json {where}: {error.strerror}") from error
+
+
+def _silence_stdout() -> None:
+    """The reader is gone: the interpreter's last flush must not complain about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,66 @@
+"""How the words on the command line become values."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from llmbatch.errors import OptionsError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", re.ASCII)
+_UNIT_S = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """``90``, ``90s``, ``1.5m``, ``1h`` -> seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise OptionsError(f"{text!r} is no duration; write 30, 30s, 5m or 1h")
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+def concurrency(text: str) -> int | None:
+    """``auto`` -> None, else a whole number from 1."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise OptionsError(f"--concurrency {text!r}: give a whole number from 1, or auto")
+    return int(text)
+
+
+def text_or_file(text: str | None, flag: str) -> str | None:
+    """The text itself, or what stands in the file after ``@``."""
+    if text is None or not text.startswith("@"):
+        return text
+    path = Path(text[1:])
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionsError(f"{flag} @{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
+
+
+def params(pairs: Iterable[str], flag: str = "--param") -> dict[str, Any]:
+    """``temperature=0.2`` -> {"temperature": 0.2}: the value is JSON if it is valid JSON, else text."""
+    return {name: _json_or_text(value) for name, value in settings(pairs, flag).items()}
+
+
+def settings(pairs: Iterable[str], flag: str) -> dict[str, str]:
+    """``name=value`` pairs as text; a name given twice joins its values by a comma."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise OptionsError(f"{flag} {pair!r}: write name=value")
+        name = name.strip()
+        found[name] = f"{found[name]},{value}" if name in found else value
+    return found
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,179 @@
+"""``llmbatch run``: the flags, and what they become."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from llmbatch.cli import parse
+from llmbatch.errors import LlmbatchError, OptionsError
+from llmbatch.options import (
+    CONNECT_TIMEOUT_S,
+    DEFAULT_CONCURRENCY,
+    DRAIN_S,
+    FIRST_TOKEN_TIMEOUT_S,
+    IDLE_TIMEOUT_S,
+    MAX_AMBIGUOUS_RETRIES,
+    MAX_ATTEMPTS,
+    MAX_WAIT_S,
+    TOTAL_TIMEOUT_S,
+    RetryLimits,
+    RunOptions,
+    Timeouts,
+)
+
+EPILOG = """Examples:
+
+  llmbatch run prompts.jsonl -m openai/gpt-4.1-mini --concurrency 10
+
+  llmbatch run rows.jsonl -t 'Summarise: {{ text }}' -m llama3.2 --base-url http://localhost:11434/v1
+
+  jq -c . rows.json | llmbatch run - -m sim/demo | jq -r .output
+
+Exit codes: 0 every row ok; 1 complete, some rows failed; 2 bad usage, input or configuration, nothing was sent;
+3 stopped by the provider (key, quota, model); 5 local disk; 6 another run holds this output, or it is not ours;
+70 a bug; 130, 143, 141 interrupted, terminated, reader gone. After 3, 5, 130, 143 and 141 the same command continues.
+"""
+
+OnChange = Literal["refuse", "rerun", "keep"]
+Order = Literal["input", "completion"]
+Format = Literal["auto", "jsonl", "text"]
+Progress = Literal["auto", "rich", "plain", "json", "none"]
+
+
+def run(
+    input_: Annotated[str, typer.Argument(metavar="INPUT", help="A JSONL or text file, .gz too; - is standard input.")],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="Default: INPUT with .results.jsonl; for - standard output.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("-m", "--model", help="openai/NAME, NAME (with --base-url, as the server knows it), sim/NAME."),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible server, such as http://localhost:8000/v1.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("-t", "--template", help="Jinja2 text with the row's fields, or @FILE.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("-s", "--system", help="The system message, a template too, or @FILE.")
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="Any body field; repeatable.")
+    ] = None,
+    concurrency: Annotated[
+        str,
+        typer.Option(
+            "-c",
+            "--concurrency",
+            metavar="N|auto",
+            help=f"Requests in flight. auto: RPM/60 x measured seconds; without --rpm {DEFAULT_CONCURRENCY}.",
+        ),
+    ] = "auto",
+    rpm: Annotated[float | None, typer.Option(help="Requests per minute, evenly paced, never more.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Ask for streamed answers: a stall is seen early.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Only the first N rows.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, send nothing.")] = False,
+    key_env: Annotated[str | None, typer.Option(help="The variable that holds the key.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="A file that holds the key, mode 0600.")] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Send the key over http:// to another machine.")
+    ] = False,
+    input_format: Annotated[Format, typer.Option(help="Default: by suffix, then by the first line.")] = "auto",
+    include_input: Annotated[bool, typer.Option("--include-input", help="Add the row itself to its result.")] = False,
+    order: Annotated[
+        Order | None, typer.Option(help="Of the output. Default: input for files, completion for standard output.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Move old results aside and start over.")] = False,
+    on_change: Annotated[
+        OnChange | None, typer.Option(help="Finished rows that now ask something else. Default: refuse.")
+    ] = None,
+    no_journal: Annotated[
+        bool, typer.Option("--no-journal", help="Standard output only: keep no journal; nothing can be continued.")
+    ] = False,
+    max_attempts: Annotated[int, typer.Option(help="Tries per row; rate-limit answers do not count.")] = MAX_ATTEMPTS,
+    max_ambiguous_retries: Annotated[
+        int, typer.Option(help="Further tries after one that may have been billed.")
+    ] = MAX_AMBIGUOUS_RETRIES,
+    max_wait: Annotated[
+        str, typer.Option(metavar="TIME", help="The longest pause a provider may ask for; a longer one stops the run.")
+    ] = f"{MAX_WAIT_S:g}s",
+    connect_timeout: Annotated[str, typer.Option(metavar="TIME")] = f"{CONNECT_TIMEOUT_S:g}s",
+    first_token_timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="With --stream.")
+    ] = f"{FIRST_TOKEN_TIMEOUT_S:g}s",
+    idle_timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="Between two parts of an answer.")
+    ] = f"{IDLE_TIMEOUT_S:g}s",
+    timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="For one whole attempt; an attempt given up may still be billed.")
+    ] = f"{TOTAL_TIMEOUT_S:g}s",
+    row_deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="For all attempts of a row together.")
+    ] = None,
+    drain: Annotated[
+        str, typer.Option(metavar="TIME", help="After Ctrl-C, how long to wait for what is in flight.")
+    ] = f"{DRAIN_S:g}s",
+    progress: Annotated[Progress, typer.Option(help="auto: rich on a terminal, else plain.")] = "auto",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say every failed attempt.")] = False,
+    summary_json: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the summary as JSON; - is standard output.")
+    ] = None,
+    sim: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="With -m sim/NAME: an option of `llmbatch sim`; repeatable."),
+    ] = None,
+) -> None:
+    """Run a file of prompts. The same command again continues; results appear when every row is done."""
+    try:
+        options = RunOptions(
+            input=input_,
+            output=output,
+            model=model,
+            base_url=base_url,
+            key_env=key_env,
+            key_file=key_file,
+            allow_http=allow_http,
+            template=parse.text_or_file(template, "--template"),
+            system=parse.text_or_file(system, "--system"),
+            params=parse.params(param or ()),
+            input_format=input_format,
+            limit=limit,
+            concurrency=parse.concurrency(concurrency),
+            rpm=rpm,
+            stream=stream,
+            timeouts=Timeouts(
+                connect_s=parse.seconds(connect_timeout),
+                first_token_s=parse.seconds(first_token_timeout),
+                idle_s=parse.seconds(idle_timeout),
+                total_s=parse.seconds(timeout),
+            ),
+            retry=RetryLimits(
+                attempts=max_attempts, ambiguous=max_ambiguous_retries, max_wait_s=parse.seconds(max_wait)
+            ),
+            row_deadline_s=None if row_deadline is None else parse.seconds(row_deadline),
+            drain_s=parse.seconds(drain),
+            restart=restart,
+            on_change=on_change,
+            order=order,
+            include_input=include_input,
+            journal_stdout=not no_journal,
+            sim=parse.settings(sim or (), "--sim"),
+        )
+        if quiet and verbose:
+            raise OptionsError("-q and -v exclude each other")
+        from llmbatch.cli.execute import Shown, dry_run_command, run_command
+
+        shown = Shown(progress, quiet=quiet, verbose=verbose, summary_json=summary_json)
+        code = dry_run_command(options, shown) if dry_run else run_command(options, shown)
+    except LlmbatchError as error:
+        typer.echo(f"llmbatch: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    raise typer.Exit(code)
+
+
+run.__doc__ = cast(Any, run.__doc__) + "\n\n" + EPILOG

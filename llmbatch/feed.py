@@ -1,0 +1,171 @@
+"""From lines of the input to jobs: each row is read, rendered, fingerprinted, and held against earlier runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+from llmbatch.files.index import IdentitySet, identity_hash, identity_text
+from llmbatch.files.jsonl import parse_line, text_line
+from llmbatch.files.readers import InputFile
+from llmbatch.files.recovered import Recovered
+from llmbatch.records import BadRow, Line, Request, Row
+from llmbatch.rules.request import RequestBuilder
+from llmbatch.rules.resume import Decision, OnChange, Verdict, decide
+from llmbatch.scheduler import Job
+
+SENT = frozenset({Verdict.DO, Verdict.RERUN_FAILED, Verdict.CHANGED_RERUN})
+
+
+class Rendered:
+    """One row as it was found: what it asks for, or why it can not be sent, and what earlier runs say of it."""
+
+    __slots__ = ("decision", "key", "line", "recorded", "request", "row")
+
+    def __init__(
+        self,
+        line: Line,
+        row: Row | BadRow,
+        request: Request | BadRow,
+        key: str | None,
+        decision: Decision,
+        recorded: Mapping[str, Any] | None,
+    ) -> None:
+        self.line = line
+        self.row = row
+        self.request = request
+        self.key = key
+        self.decision = decision
+        self.recorded = recorded
+
+
+class Reading:
+    """Renders the lines of one input, in order. Used by the run, and before it by the plan; owned by one task.
+
+    ``encode`` gives the body whose ``fingerprint`` is the row's identity across runs.
+    """
+
+    def __init__(
+        self,
+        source: InputFile,
+        builder: RequestBuilder,
+        encode: Callable[[Request], Mapping[str, Any]],
+        fingerprint: Callable[[Mapping[str, Any]], str],
+        *,
+        recovered: Recovered | None,
+        on_change: OnChange,
+        limit: int | None,
+    ) -> None:
+        self.source = source
+        self.builder = builder
+        self.rows = 0
+        self.exhausted = False
+        self._parse = text_line if source.format == "text" else parse_line
+        self._encode = encode
+        self._fingerprint = fingerprint
+        self._recovered = recovered
+        self._on_change = on_change
+        self._limit = limit
+        self._seen = IdentitySet()
+        self._batches: AsyncIterator[list[Line]] | None = None
+
+    async def more(self) -> list[Line]:
+        """The next lines, at most as many as the limit leaves; empty at the end."""
+        if self.exhausted:
+            return []
+        if self._batches is None:
+            self._batches = self.source.batches()
+        room = None if self._limit is None else self._limit - self.rows
+        lines = [] if room == 0 else await anext(self._batches, [])
+        if not lines:
+            self.exhausted = True
+            self.source.close()
+        return lines[:room]
+
+    def render(self, line: Line) -> Rendered:
+        """Count one more row, and say what it is."""
+        self.rows += 1
+        row = self._parse(line, self.rows)
+        request: Request | BadRow = row if isinstance(row, BadRow) else self._built(row, line)
+        key = None if isinstance(request, BadRow) else self._fingerprint(self._encode(request))
+        if self._recovered is None:
+            return Rendered(line, row, request, key, _NEW, None)
+        return self._compared(line, row, request, key, self._recovered)
+
+    def _built(self, row: Row, line: Line) -> Request | BadRow:
+        if row.id is not None and not self._seen.add(identity_hash(identity_text(row.id, row.index))):
+            reason = f"line {row.line}: an earlier row has the same id {row.id!r:.120}; ids must differ"
+            return BadRow(row.index, row.line, line.offset, reason, row.id, "duplicate_id")
+        return self.builder.build(row, line.offset)
+
+    def _compared(
+        self, line: Line, row: Row | BadRow, request: Request | BadRow, key: str | None, recovered: Recovered
+    ) -> Rendered:
+        duplicate = isinstance(request, BadRow) and request.type == "duplicate_id"
+        found = recovered.find(None if duplicate else row.id, row.index)
+        if found is None:
+            return Rendered(line, row, request, key, _NEW, None)
+        decision = decide(
+            found.line, row=row.index, key=key, on_change=self._on_change, holds_number=found.holds_number
+        )
+        return Rendered(line, row, request, key, decision, found.line)
+
+
+_NEW = decide(None, row=0, key=None, on_change="refuse")
+
+
+class Desk(Protocol):
+    """Who deals with the rows that are not sent."""
+
+    def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None, offset: int) -> None:
+        """A row that can not be sent becomes an error line."""
+        ...
+
+    def keep(self, rendered: Rendered) -> None:
+        """A row that an earlier run finished."""
+        ...
+
+
+class RowFeed:
+    """Jobs for the scheduler. Rows that are not sent go to the desk on the way."""
+
+    def __init__(self, reading: Reading, desk: Desk, *, include_input: bool, ready: Callable[[], Any]) -> None:
+        self._reading = reading
+        self._desk = desk
+        self._include_input = include_input
+        self._ready = ready
+        self._lines: list[Line] = []
+        self._next = 0
+        self.taken = 0
+        self.offset = 0
+
+    def take(self) -> Job | None:
+        """The next row to be sent among the lines at hand."""
+        while self._next < len(self._lines):
+            line = self._lines[self._next]
+            self._next += 1
+            self.offset = line.offset + len(line.data) + 1
+            job = self._job(self._reading.render(line))
+            if job is not None:
+                self.taken += 1
+                return job
+        return None
+
+    async def refill(self) -> bool:
+        """Wait until the output has room, then for further lines. False at the end of the input."""
+        await self._ready()
+        self._lines = await self._reading.more()
+        self._next = 0
+        return bool(self._lines)
+
+    def _job(self, rendered: Rendered) -> Job | None:
+        if rendered.decision.verdict not in SENT:
+            self._desk.keep(rendered)
+            return None
+        fields = rendered.row.fields if isinstance(rendered.row, Row) else None
+        if isinstance(rendered.request, BadRow):
+            self._desk.refuse(rendered.request, fields, self.offset)
+            return None
+        assert rendered.key is not None, "a row that renders has a key"
+        shown = fields if self._include_input else None
+        return Job(rendered.row.index, rendered.row.id, rendered.key, rendered.request, self.offset, shown)

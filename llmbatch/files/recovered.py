@@ -1,0 +1,189 @@
+"""The lines of an output that stand, found by row identity, and how a line is told from damage."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orjson
+
+from llmbatch.errors import StorageError
+from llmbatch.files.index import IdentityIndex, RowTable, identity_hash, identity_text
+from llmbatch.files.paths import open_private
+from llmbatch.rules.resume import settle
+
+_READ_BYTES = 4096  # most lines in one read, little to copy
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The line of a row that stands. ``holds_number`` is False if a later line of another row has its row number."""
+
+    offset: int
+    line: dict[str, Any]
+    holds_number: bool
+
+
+class Recovered:
+    """The standing lines of a journal or a sealed file, found by row identity; a line is read only when asked for.
+
+    About 30 bytes a row. ``ok`` and ``failed`` count standing lines (``unrendered`` of the failed never became a
+    request), ``paid_twice`` the answers dropped because the same request had one already. ``end`` is the size in bytes.
+    Close it, or use it as a context manager.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ok = 0
+        self.failed = 0
+        self.unrendered = 0
+        self.paid_twice = 0
+        self.end = 0
+        self.manifest: dict[str, Any] | None = None
+        self.notices: list[str] = []
+        self.by_row = RowTable()
+        self._index = IdentityIndex()
+        self._displaced = array("Q")
+        self._fd = open_private(path, os.O_RDONLY)
+
+    def __len__(self) -> int:
+        return self.ok + self.failed
+
+    def find(self, id: str | int | float | None, row: int) -> Found | None:
+        """The line of this row, if there is one. A row that does not render is found by its number: ``id`` None."""
+        _, offset, line = self._slot(identity_text(id, row))
+        if offset is None or line is None:
+            return None
+        return Found(offset, line, self.by_row.get(line["row"]) == offset)
+
+    def read(self, offset: int) -> dict[str, Any]:
+        """The line that starts at ``offset``."""
+        line = parse_line(self.read_bytes(offset))
+        if line is None:
+            raise StorageError(f"{self.path}: the line at byte {offset} changed under us; stop whatever else writes it")
+        return line
+
+    def read_bytes(self, offset: int) -> bytes:
+        """The same, as it is, with its newline."""
+        size = _READ_BYTES
+        while True:
+            data = os.pread(self._fd, size, offset)
+            end = data.find(b"\n") + 1
+            if end or len(data) < size:
+                return data[:end] if end else data
+            size *= 8
+
+    def kept(self, rows: int) -> list[int]:
+        """Offsets of standing lines of rendered rows that have no number in 1..``rows``: no longer in the input."""
+        candidates = sorted({*self._displaced, *self.by_row.above(rows)})
+        return [offset for offset in candidates if self._stands(offset)]
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Recovered:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def take(self, line: dict[str, Any], offset: int) -> None:
+        """Learn the next line of the file."""
+        if "llmbatch" in line:
+            self.manifest = line
+            return
+        text = identity_of(line)
+        if self._index.add(identity_hash(text), offset) is None:
+            self._stand(line, offset)
+        else:
+            self._take_again(text, line, offset)
+
+    def _take_again(self, text: str, line: dict[str, Any], offset: int) -> None:
+        slot, before, earlier = self._slot(text)
+        if before is not None and earlier is not None:
+            later_wins, paid_twice = settle(earlier, line)
+            self.paid_twice += paid_twice
+            if not later_wins:
+                return
+            self._count(earlier, -1)
+            if self.by_row.get(earlier["row"]) == before:
+                self.by_row.set(earlier["row"], None)
+        self._index[slot] = offset
+        self._stand(line, offset)
+
+    def _stand(self, line: dict[str, Any], offset: int) -> None:
+        self._count(line, 1)
+        holder = self.by_row.get(line["row"])
+        if holder is not None:
+            self._displace(holder)
+        self.by_row.set(line["row"], offset)
+
+    def _displace(self, holder: int) -> None:
+        line = self.read(holder)
+        if line["key"] is None:
+            self._count(line, -1)  # it said that this row number could not be sent; now another line speaks for it
+        else:
+            self._displaced.append(holder)
+
+    def _count(self, line: dict[str, Any], by: int) -> None:
+        if line["status"] == "ok":
+            self.ok += by
+        else:
+            self.failed += by
+            self.unrendered += by * (line["key"] is None)
+
+    def _slot(self, text: str) -> tuple[int, int | None, dict[str, Any] | None]:
+        """Where this identity is or would be in the index. Hashes may collide; the line itself decides."""
+        for salt in count():
+            slot = identity_hash(text, salt)
+            offset = self._index.get(slot)
+            if offset is None:
+                return slot, None, None
+            line = self.read(offset)
+            if identity_of(line) == text:
+                return slot, offset, line
+        raise AssertionError("count() does not end")
+
+    def standing(self, line: dict[str, Any]) -> int | None:
+        """The offset of the line that stands for the row of this one."""
+        return self._slot(identity_of(line))[1]
+
+    def _stands(self, offset: int) -> bool:
+        line = self.read(offset)
+        return line["key"] is not None and self.standing(line) == offset
+
+
+def parse_line(data: bytes) -> dict[str, Any] | None:
+    """A line that we wrote: a manifest or a result. None for anything else."""
+    line = _loads(data)
+    if type(line) is not dict:
+        return None
+    if line.get("status") in ("ok", "error") and type(line.get("row")) is int and line["row"] > 0 and "key" in line:
+        return line
+    return line if type(line.get("llmbatch")) is int else None
+
+
+def identity_of(line: dict[str, Any]) -> str:
+    """The identity of a result line's row. One that never rendered has its number: its id may be another row's."""
+    return identity_text(None if line["key"] is None else line.get("id"), line["row"])
+
+
+def _loads(data: bytes) -> Any:
+    try:
+        line = orjson.loads(data)
+        if type(line) is not dict or type(line.get("id")) is not float:
+            return line
+    except ValueError:  # json also takes a lone surrogate, which a provider may send
+        pass
+    try:
+        return json.loads(data.decode("utf-8"))  # and it keeps integers beyond 64 bits, where orjson makes floats
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,197 @@
+"""What an earlier run left behind: one pass over its lines before anything is sent.
+
+A damaged tail is what a kill or a power cut leaves; it is moved to OUT.torn. Damage with good lines after it has
+another cause, and is refused. Call everything here under the output's lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from llmbatch.errors import OutputRefused, StorageError
+from llmbatch.files.paths import OutputPaths, open_private, sync_data, sync_directory, write_all
+from llmbatch.files.recovered import Recovered, parse_line
+
+FORMAT = 1
+MANIFEST_START = b'{"llmbatch":'
+_BUFFER_BYTES = 1 << 20
+
+
+def recover(paths: OutputPaths) -> Recovered | None:
+    """Mend the journal's tail and learn what it holds; None if there is no journal.
+
+    The journal is the truth. If OUT is there too, a seal was interrupted after its rename, provided OUT holds just the
+    journal's standing lines: then the journal is removed, as the seal would have done, and None is returned. Any other
+    OUT is refused, for nobody but the user can say which of the two is wanted.
+
+    Raises OutputRefused for a file that is not ours or of a newer format, StorageError for damage in the middle.
+    """
+    if not paths.partial.exists():
+        return None
+    recovered, tail = _pass(paths.partial)
+    try:
+        if paths.out.exists():
+            _finish_seal(paths, recovered)
+            recovered.close()
+            return None
+        _mend(paths, recovered, tail)
+    except BaseException:
+        recovered.close()
+        raise
+    return recovered
+
+
+def scan(path: Path) -> Recovered:
+    """Learn what a sealed output holds, changing nothing: enough to say that there is nothing left to do."""
+    recovered, tail = _pass(path)
+    if tail.torn:
+        recovered.close()
+        raise _damaged(path, tail.offset, tail.number)
+    return recovered
+
+
+def reopen_sealed(paths: OutputPaths) -> Recovered:
+    """Make the sealed OUT the journal again, so that failed, new or changed rows can be appended."""
+    scan(paths.out).close()
+    paths.out.rename(paths.partial)
+    sync_directory(paths.directory)
+    recovered, tail = _pass(paths.partial)
+    _mend(paths, recovered, tail)
+    return recovered
+
+
+@dataclass(slots=True)
+class _Tail:
+    """The end of a file. ``offset`` and ``number`` are of the first line after the last good one."""
+
+    offset: int = 0
+    number: int = 0
+    torn: bool = False
+    lines: int = 0
+    newline_missing: bool = False
+
+
+def _pass(path: Path) -> tuple[Recovered, _Tail]:
+    try:
+        recovered = Recovered(path)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return recovered, _read_through(recovered)
+    except OSError as error:
+        recovered.close()
+        raise StorageError(f"cannot read {path}: {error.strerror}; nothing was sent") from error
+    except BaseException:
+        recovered.close()
+        raise
+
+
+def _read_through(recovered: Recovered) -> _Tail:
+    tail = _Tail()
+    for number, offset, data in _lines(recovered.path):
+        line = parse_line(data)
+        if offset == 0:
+            _must_be_ours(recovered.path, line, data)
+        if line is None:
+            tail = tail if tail.torn else _Tail(offset, number, torn=True)
+            tail.lines += 1
+            continue
+        if tail.torn:
+            raise _damaged(recovered.path, tail.offset, tail.number)
+        if line.get("llmbatch", FORMAT) > FORMAT:
+            raise OutputRefused(f"{recovered.path} was written by a newer llmbatch ({line.get('version')}); upgrade")
+        recovered.take(line, offset)
+        recovered.end = offset + len(data)
+        tail.newline_missing = not data.endswith(b"\n")
+    return tail
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    offset = 0
+    with path.open("rb", buffering=_BUFFER_BYTES) as file:
+        for number, data in enumerate(file, start=1):
+            yield number, offset, data
+            offset += len(data)
+
+
+def _must_be_ours(path: Path, line: dict[str, Any] | None, data: bytes) -> None:
+    """A first line may be torn only if it is the beginning of a manifest, or zeros that a power cut left."""
+    start = data[: len(MANIFEST_START)].rstrip(b"\0")
+    if line is None and (data.endswith(b"\n") or not MANIFEST_START.startswith(start)):
+        raise OutputRefused(f"{path} is not a results file of llmbatch; move it away or choose another --output")
+
+
+def _damaged(path: Path, offset: int, number: int) -> StorageError:
+    old, new = quote(str(path)), quote(f"{path}.mended")
+    return StorageError(
+        f"{path}: line {number} (byte {offset}) is damaged; nothing was sent. To send its row again: "
+        f"sed {number}d {old} > {new} && mv {new} {old}"
+    )
+
+
+def _mend(paths: OutputPaths, recovered: Recovered, tail: _Tail) -> None:
+    try:
+        if tail.torn:
+            recovered.notices.append(_quarantine(paths, tail))
+        elif tail.newline_missing:
+            _end_last_line(paths.partial)
+            recovered.end += 1
+    except OSError as error:
+        raise StorageError(f"cannot mend {paths.partial}: {error.strerror}; nothing was sent") from error
+
+
+def _end_last_line(path: Path) -> None:
+    """The record is whole and paid for; only its newline was cut off."""
+    fd = open_private(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        write_all(fd, b"\n")
+        sync_data(fd)
+    finally:
+        os.close(fd)
+
+
+def _quarantine(paths: OutputPaths, tail: _Tail) -> str:
+    """Copy first, truncate after: a crash in between leaves the piece twice, never nowhere."""
+    source = open_private(paths.partial, os.O_RDWR)
+    target = open_private(paths.torn, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        size = os.fstat(source).st_size - tail.offset
+        for start in range(tail.offset, tail.offset + size, _BUFFER_BYTES):
+            write_all(target, os.pread(source, _BUFFER_BYTES, start))
+        sync_data(target)
+        sync_directory(paths.directory)
+        os.ftruncate(source, tail.offset)
+        sync_data(source)
+    finally:
+        os.close(source)
+        os.close(target)
+    records = "1 torn record" if tail.lines == 1 else f"{tail.lines} torn records"
+    rows = "its row" if tail.lines == 1 else "their rows"
+    return f"{records} ({size} bytes) moved to {paths.torn.name}; {rows} will be sent again"
+
+
+def _finish_seal(paths: OutputPaths, recovered: Recovered) -> None:
+    if not _holds_the_same(paths.out, recovered):
+        raise OutputRefused(
+            f"both {paths.out} and {paths.partial} exist, and the first is not made from the second; "
+            f"move {paths.out} away to continue the unfinished run, or {paths.partial} to keep the finished one"
+        )
+    paths.partial.unlink()
+    sync_directory(paths.directory)
+
+
+def _holds_the_same(out: Path, recovered: Recovered) -> bool:
+    """Is every line of ``out`` a standing line, and every standing line that was ever a request in ``out``?"""
+    requests = 0
+    for _, _, data in _lines(out):
+        line = parse_line(data)
+        found = None if line is None or "key" not in line else recovered.standing(line)
+        if line is None or found is None or recovered.read_bytes(found) != data:
+            return False
+        requests += line["key"] is not None
+    return requests == len(recovered) - recovered.unrendered

@@ -1,0 +1,105 @@
+"""The journal of a complete run becomes OUT: one line per input row, in input order, by an atomic rename.
+
+Interrupted anywhere, the next run finds the journal or OUT, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from llmbatch.errors import InternalError, StorageError
+from llmbatch.files.paths import OutputPaths, open_private, sync_data, sync_directory, write_all
+from llmbatch.files.recovered import Recovered
+from llmbatch.files.recovery import scan
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """``lines`` stand in OUT, ``kept`` of them for rows that are no longer in the input."""
+
+    lines: int
+    kept: int
+
+
+def seal(paths: OutputPaths, rows: int, order: Literal["input", "completion"] = "input") -> Sealed:
+    """Write OUT from a journal that has a line for each of the rows 1..``rows``, and remove the journal.
+
+    The journal must be closed (durable) and the lock held. About 40 bytes of memory a row; blocks, so give it a thread.
+    Raises InternalError naming a row without a line, StorageError when the disk fails; the journal is then untouched.
+    """
+    with scan(paths.partial) as recovered:
+        offsets = array("Q", (_offset(recovered, row) for row in range(1, rows + 1)))
+        kept = recovered.kept(rows)
+        if order == "completion":
+            offsets = array("Q", sorted(offsets))
+        try:
+            _write(paths, map(recovered.read_bytes, chain(offsets, kept)))
+        except OSError as error:
+            raise _cannot_seal(paths, error) from error
+    return Sealed(rows + len(kept), len(kept))
+
+
+def _offset(recovered: Recovered, row: int) -> int:
+    offset = recovered.by_row.get(row)
+    if offset is None:
+        raise InternalError(f"row {row} has no line in {recovered.path}, though the run ended; please report this")
+    return offset
+
+
+def _write(paths: OutputPaths, lines: Iterable[bytes]) -> None:
+    try:
+        _write_copy(paths, lines)
+        paths.sealing.replace(paths.out)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            paths.sealing.unlink()
+        raise
+    sync_directory(paths.directory)
+    paths.partial.unlink()
+    sync_directory(paths.directory)
+
+
+def _write_copy(paths: OutputPaths, lines: Iterable[bytes]) -> None:
+    paths.sealing.unlink(missing_ok=True)  # left by a crash; nobody else writes it while we hold the lock
+    fd = open_private(paths.sealing, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        os.fchmod(fd, _mode(paths))
+        for chunk in _chunks(lines):
+            write_all(fd, chunk)
+        sync_data(fd)
+    finally:
+        os.close(fd)
+
+
+def _mode(paths: OutputPaths) -> int:
+    """That of an OUT that is replaced, else the journal's: an OUT made the journal again carries the user's mode."""
+    there: Path = paths.out if paths.out.exists() else paths.partial
+    return there.stat().st_mode & 0o777
+
+
+def _chunks(lines: Iterable[bytes]) -> Iterable[bytes]:
+    waiting: list[bytes] = []
+    size = 0
+    for line in lines:
+        waiting.append(line)
+        size += len(line)
+        if size >= _CHUNK_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
+
+
+def _cannot_seal(paths: OutputPaths, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write {paths.out}: {error.strerror}; every answer is safe in {paths.partial}. "
+        "Make room (it needs the journal's size once more), then the same command finishes"
+    )

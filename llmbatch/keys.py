@@ -1,0 +1,75 @@
+"""The only place that reads secrets. A Secret shows itself to nobody but the one who asks for its value."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from llmbatch.errors import OptionsError
+
+
+class Secret:
+    """A key. ``repr``, ``str``, formatting and pickling never show it; ``reveal`` is the one way to the value."""
+
+    __slots__ = ("_value", "source")
+
+    def __init__(self, value: str, source: str) -> None:
+        self._value = value
+        self.source = source
+
+    def reveal(self) -> str:
+        """The key itself, for the header that carries it and for nothing else."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret(from {self.source})"
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled")
+
+
+def load_key(
+    *, key_env: str | None, key_file: Path | None, default_env: str, environment: Mapping[str, str]
+) -> Secret | None:
+    """The key from where the user said it is, else from the provider's usual variable; None if there is none.
+
+    Raises OptionsError if a place that was named holds no usable key.
+    """
+    if key_file is not None:
+        return _checked(_read(key_file), str(key_file))
+    name = key_env or default_env
+    value = environment.get(name, "")
+    if key_env is not None and not value.strip():
+        raise OptionsError(f"--key-env {key_env}: that variable is not set")
+    return _checked(value, f"${name}") if value.strip() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode) and mode & 0o077:
+                raise OptionsError(f"--key-file {path} can be read by others; run: chmod 600 {path}")
+            return file.read(65536)
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionsError(f"--key-file {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
+
+
+def _checked(value: str, source: str) -> Secret:
+    """Trimmed; zero-width spaces and smart quotes from a copied web page would be sent as they are."""
+    value = value.strip()
+    if not value:
+        raise OptionsError(f"the key from {source} is empty")
+    bad = next((position for position, char in enumerate(value, 1) if not "!" <= char <= "~"), None)
+    if bad is not None:
+        what = f"U+{ord(value[bad - 1]):04X}"
+        raise OptionsError(
+            f"the key from {source} has a character that no key has ({what}, position {bad}); copy it again"
+        )
+    return Secret(value, source)

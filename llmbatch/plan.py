@@ -1,0 +1,57 @@
+"""The pass over the input before a run continues: what is done, what is left, what must be refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmbatch.errors import ChangedRows
+from llmbatch.feed import SENT, Reading
+from llmbatch.files.recovered import Recovered
+from llmbatch.records import BadRow
+from llmbatch.rules.resume import ResumePlan, Verdict, manifest_differences
+
+MAX_EXAMPLES = 5
+
+
+@dataclass(slots=True)
+class Planned:
+    """What the input asks for, counted. ``to_send`` are requests, ``bad`` rows that can not be sent."""
+
+    resume: ResumePlan = field(default_factory=ResumePlan)
+    rows: int = 0
+    bad: int = 0
+    to_send: int = 0
+    prompt_bytes: int = 0
+    bad_examples: list[str] = field(default_factory=list)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Every row has the line it needs: nothing is to be sent, refused or written."""
+        verdicts = self.resume.verdicts
+        return self.rows == verdicts[Verdict.SKIP_OK] + verdicts[Verdict.CHANGED_KEEP]
+
+
+async def plan(reading: Reading) -> Planned:
+    """Render every row of ``reading`` and count. Nothing is sent."""
+    planned = Planned()
+    while lines := await reading.more():
+        for line in lines:
+            rendered = reading.render(line)
+            planned.rows += 1
+            planned.resume.count(rendered.decision, row=rendered.row.index, has_id=rendered.row.id is not None)
+            if isinstance(rendered.request, BadRow):
+                planned.bad += 1
+                if len(planned.bad_examples) < MAX_EXAMPLES:
+                    planned.bad_examples.append(rendered.request.reason)
+            elif rendered.decision.verdict in SENT:
+                planned.to_send += 1
+                planned.prompt_bytes += len(line.data)
+    return planned
+
+
+def refuse_changes(planned: Planned, recovered: Recovered, manifest: Mapping[str, Any]) -> None:
+    """Raise ChangedRows if finished rows now ask something else and nobody said what is meant."""
+    if planned.resume.verdicts[Verdict.CHANGED_REFUSE]:
+        raise ChangedRows(planned.resume.refusal(manifest_differences(recovered.manifest, manifest)))

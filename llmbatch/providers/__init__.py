@@ -1,0 +1,1 @@
+"""Dialects: messages in and out, no I/O."""

@@ -1,0 +1,178 @@
+"""Error answers of OpenAI and of the servers that imitate it, as our Failure.
+
+Shapes and codes: OpenAI API reference, "Error codes"; the official SDK's ``_base_client.py`` (which statuses
+are retried, ``x-should-retry``); vLLM, Ollama, llama.cpp and OpenRouter documentation for the imitations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from llmbatch.records import Failure, FailureClass
+from llmbatch.rules.headers import retry_after_s
+
+# Enough for any JSON error and for the title of an HTML page.
+BODY_KEPT_BYTES = 4096
+
+NO_MONEY_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+    }
+)
+
+# status -> (class, retryable). Proxies answer 502, 504 and 520 to 524 when the origin may have done the work.
+_STATUS: dict[int, tuple[FailureClass, bool]] = {
+    408: ("ambiguous", True),
+    409: ("rejected", True),
+    425: ("rejected", True),
+    429: ("rejected", True),
+    498: ("rejected", True),
+    500: ("rejected", True),
+    501: ("permanent", False),
+    502: ("ambiguous", True),
+    503: ("rejected", True),
+    504: ("ambiguous", True),
+    **dict.fromkeys(range(520, 525), ("ambiguous", True)),
+    529: ("rejected", True),
+}
+
+_TYPE = {
+    400: "bad_request",
+    401: "invalid_api_key",
+    402: "insufficient_quota",
+    403: "permission_denied",
+    404: "not_found",
+    408: "server_timeout",
+    413: "request_too_large",
+    422: "bad_request",
+    429: "rate_limit_exceeded",
+    502: "bad_gateway",
+    503: "overloaded",
+    504: "gateway_timeout",
+    529: "overloaded",
+}
+
+_CONTEXT_PHRASES = ("maximum context length", "context length", "context window", "exceed_context_size")
+_MODEL_PHRASES = ("model_not_found", "does not exist", "try pulling it first")
+
+
+def http_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+    """The Failure of a complete HTTP answer whose status is not 2xx."""
+    code, kind_word, message = error_fields(parse_error(body))
+    text = message or _plain(body) or f"HTTP {status} without a message"
+    if 300 <= status < 400:
+        return _redirect(status, headers)
+    kind, retryable = _class_of(status)
+    failure = Failure(
+        kind=kind,
+        type=_type_of(status, code, kind_word, text),
+        message=text,
+        http_status=status,
+        retry_after_s=retry_after_s(headers),
+        retryable=retryable,
+        rate_limited=status == 429,
+        body=_plain(body),
+        request_id=request_id(headers),
+    )
+    return _obey(_with_fatality(failure, code, kind_word), headers)
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """The server's name for this request: the user's only proof in a billing dispute."""
+    return headers.get("x-request-id") or headers.get("x-generation-id") or headers.get("apim-request-id")
+
+
+def parse_error(body: bytes) -> Mapping[str, Any]:
+    """The error object of a body; empty if there is none."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(document, dict):
+        return {}
+    error = document.get("error", document)
+    if isinstance(error, str):
+        return {"message": error}
+    return error if isinstance(error, dict) else {}
+
+
+def error_fields(error: Mapping[str, Any]) -> tuple[str, str, str]:
+    """``code``, ``type`` and ``message`` of an error object as text, empty where absent."""
+    code, word, message = (error.get(name) for name in ("code", "type", "message"))
+    return (
+        "" if code is None else str(code),
+        word if isinstance(word, str) else "",
+        message if isinstance(message, str) else "",
+    )
+
+
+def _class_of(status: int) -> tuple[FailureClass, bool]:
+    if status in _STATUS:
+        return _STATUS[status]
+    if 500 <= status < 600:
+        return "rejected", True
+    if 400 <= status < 500:
+        return "permanent", False
+    return "ambiguous", True
+
+
+def _type_of(status: int, code: str, word: str, message: str) -> str:
+    lowered = message.lower()
+    if code == "context_length_exceeded" or (
+        status in (400, 413, 422) and any(phrase in lowered or phrase in word for phrase in _CONTEXT_PHRASES)
+    ):
+        return "context_length_exceeded"
+    if status == 404 and any(phrase in lowered or phrase in code for phrase in _MODEL_PHRASES):
+        return "model_not_found"
+    if code and not code.isdigit():
+        return code
+    return _TYPE.get(status) or word or f"http_{status}"
+
+
+def _with_fatality(failure: Failure, code: str, word: str) -> Failure:
+    """Bad key, no money, unknown model: asking for other rows can not help either."""
+    no_money = failure.http_status == 402 or word == "insufficient_quota" or code in NO_MONEY_CODES
+    if no_money:
+        temporary = failure.http_status == 402 and failure.retry_after_s is not None  # OpenRouter's in-flight budget
+        if temporary:
+            return replace(failure, kind="rejected", retryable=True, rate_limited=True)
+        return replace(failure, kind="permanent", retryable=False, rate_limited=False, fatal=True)
+    if failure.http_status in (401, 403) or failure.type == "model_not_found" or failure.http_status == 404:
+        return replace(failure, fatal=True)
+    return failure
+
+
+def _obey(failure: Failure, headers: Mapping[str, str]) -> Failure:
+    """``x-should-retry`` is the server's own word on it (OpenAI, Anthropic, Groq, Together)."""
+    word = headers.get("x-should-retry", "").strip().lower()
+    if failure.fatal or word not in ("true", "false"):
+        return failure
+    return replace(failure, retryable=word == "true")
+
+
+def _redirect(status: int, headers: Mapping[str, str]) -> Failure:
+    """A redirect is never followed: keys and prompts would go to a host nobody named."""
+    target = headers.get("location", "nowhere")
+    return Failure(
+        kind="permanent",
+        type="redirect_refused",
+        message=f"the server redirects to {target[:200]}; redirects are not followed, use --base-url with that address",
+        http_status=status,
+        fatal=True,
+        request_id=request_id(headers),
+    )
+
+
+def _plain(body: bytes) -> str | None:
+    text = body[:BODY_KEPT_BYTES].decode("utf-8", "replace").strip()
+    return text or None

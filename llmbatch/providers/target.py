@@ -1,0 +1,104 @@
+"""Where do requests go? A model name, a base URL and what the user said become one Target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from llmbatch.errors import OptionsError
+from llmbatch.providers.base import Provider
+from llmbatch.providers.openai_chat import OpenAIChat
+
+OPENAI_URL = "https://api.openai.com/v1"
+OPENAI_KEY = "OPENAI_API_KEY"
+SIM = "sim"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One endpoint: the dialect it speaks, its URL, the model to ask there, and the variable of its key.
+
+    ``model`` is None when each row names its own. ``simulated`` means that the run starts the server itself.
+    """
+
+    provider: Provider
+    base_url: str
+    model: str | None
+    key_env: str
+    simulated: bool = False
+
+    @property
+    def url(self) -> str:
+        return self.base_url.rstrip("/") + self.provider.path
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: what a key is bound to."""
+        return origin(self.base_url)
+
+    @property
+    def is_loopback(self) -> bool:
+        return is_loopback(urlsplit(self.base_url).hostname or "")
+
+    @property
+    def needs_key(self) -> bool:
+        """OpenAI always does; somebody's own server may or may not."""
+        return self.base_url == OPENAI_URL
+
+
+def resolve(model: str | None, base_url: str | None) -> Target:
+    """The target of a run.
+
+    With a base URL the model name goes out as it was typed (``meta-llama/Llama-3.1-8B`` is a vLLM name), but for
+    OpenAI's own hosts. Without one, ``openai/NAME`` and bare names go to OpenAI and ``sim/NAME`` to the simulator.
+    Raises OptionsError for a URL or a provider that can not be used.
+    """
+    prefix, _, name = (model or "").partition("/")
+    if prefix == SIM and name and base_url is None:
+        return Target(OpenAIChat(), "http://127.0.0.1/v1", name, "", simulated=True)
+    if base_url is not None:
+        _check_url(base_url)
+        openai = (urlsplit(base_url).hostname or "").endswith("api.openai.com")
+        plain = name if openai and prefix == "openai" else model
+        return Target(OpenAIChat(renames_max_tokens=openai), base_url.rstrip("/"), plain, OPENAI_KEY)
+    if model is not None and name and prefix != "openai":
+        raise OptionsError(
+            f"provider {prefix!r} of model {model!r} is not known here (known: openai, sim). "
+            "For an OpenAI-compatible server add its address: --base-url http://localhost:8000/v1"
+        )
+    return Target(OpenAIChat(renames_max_tokens=True), OPENAI_URL, name or model, OPENAI_KEY)
+
+
+def origin(url: str) -> str:
+    """``https://host:port`` of a URL, the port always said."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """True for this machine itself: ``localhost``, 127.0.0.0/8 and ::1."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port_ok = parts.port is None or parts.port > 0
+    except ValueError:
+        port_ok, parts = False, urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
+        raise OptionsError(f"--base-url {url!r} is no http(s) URL; an example: http://localhost:8000/v1")
+    if parts.username or parts.password:
+        raise OptionsError("--base-url must not carry a user name or password; use --key-env NAME for the key")
+    if parts.query or parts.fragment:
+        raise OptionsError("--base-url must not carry a query or fragment")
+    if parts.path.rstrip("/").endswith("/chat/completions"):
+        raise OptionsError("--base-url is the address before /chat/completions; leave that part out")

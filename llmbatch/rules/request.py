@@ -1,0 +1,184 @@
+"""What does this row ask for? A Row and the run's settings become a Request, or an error row that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmbatch.errors import OptionsError
+from llmbatch.records import BadRow, Request, Row
+from llmbatch.rules.messages import check_messages, has_system, prompt_message
+from llmbatch.rules.openai_batch import batch_body, is_batch_line
+from llmbatch.rules.params import KNOWN, checked, forbidden, is_forbidden, meant, without_overridden
+from llmbatch.rules.reasons import RowError, excerpt, kind_of, names
+
+_STRUCTURE = frozenset({"id", "custom_id", "prompt", "messages", "system", "params"})
+# Field names remembered as harmless; rows with ever new names must not fill the memory.
+_MAX_PLAIN_NAMES = 10_000
+_NOTHING: Mapping[str, Any] = {}
+
+Render = Callable[[Mapping[str, Any]], str]
+
+
+class RequestBuilder:
+    """Builds every row's Request for one run. One task uses it.
+
+    ``params`` are the command line's raw fields (``-p``): they go to ``Request.extra``, without those that the row
+    sets itself; the row's go to ``Request.params``. Without a template the row says ``prompt``, ``messages`` or an
+    OpenAI Batch ``body``, and may set ``system`` and the known parameters, at the top level or under ``params``
+    (which wins). With a template every field of the row is data for it, whatever its name, and only ``params``
+    sets parameters. ``system`` may be a template too; it gives way to a row's own system message.
+
+    ``warnings`` collects what is worth saying once. Raises OptionsError for a bad template or parameter.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | None,
+        template: str | None = None,
+        system: str | None = None,
+        params: Mapping[str, Any] = _NOTHING,
+    ) -> None:
+        self.warnings: set[str] = set()
+        self._model = model
+        self._template = _compiled(template, "--template") if template is not None else None
+        self._system = _compiled(system, "--system") if system else None
+        self._params = _run_params(params)
+        self._plain: set[str] = set(_STRUCTURE)
+
+    def build(self, row: Row, offset: int = 0) -> Request | BadRow:
+        """The row's Request, or its error row; ``offset`` is the byte offset of its line, for that error row."""
+        try:
+            return self._request(row)
+        except RowError as error:
+            return BadRow(row.index, row.line, offset, f"line {row.line}: {error}", row.id)
+
+    def _request(self, row: Row) -> Request:
+        fields = row.fields
+        if self._template is not None:
+            message = prompt_message(self._template(fields))
+            return self._chat(row, [message], self._params_of(fields, _NOTHING), own_system=None)
+        if is_batch_line(fields):
+            return self._batch(fields)
+        params = self._params_of(fields, self._top_level(fields))
+        return self._chat(row, self._messages(fields), params, own_system=fields.get("system"))
+
+    def _chat(self, row: Row, messages: list[dict[str, Any]], params: Mapping[str, Any], *, own_system: Any) -> Request:
+        model = self._model
+        if params and "model" in params:
+            model = self._own_model(params["model"])
+            params = {name: value for name, value in params.items() if name != "model"}
+        if model is None:
+            raise _no_model()
+        messages = self._with_system(row, messages, own_system)
+        return Request(model, messages, params, without_overridden(self._params, params))
+
+    def _batch(self, fields: Mapping[str, Any]) -> Request:
+        for name in fields:
+            if name != "url" and is_forbidden(name):
+                raise forbidden(name)
+        body = batch_body(fields, self._model, self._params)
+        self._notice_stream(fields["body"])
+        if body["model"] is None:
+            raise _no_model()
+        return Request(self._own_model(body["model"]), body["messages"], body=body)
+
+    def _messages(self, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+        prompt, messages = fields.get("prompt"), fields.get("messages")
+        if messages is None:
+            if prompt is None:
+                raise RowError(_no_prompt(fields))
+            return [prompt_message(prompt)]
+        if prompt is not None:
+            raise RowError("the row has both 'prompt' and 'messages': which one is meant?")
+        check_messages(messages)
+        return messages  # type: ignore[no-any-return]  # check_messages saw to it
+
+    def _with_system(self, row: Row, messages: list[dict[str, Any]], own: Any) -> list[dict[str, Any]]:
+        if own is not None and type(own) is not str:
+            raise RowError(f"'system' must be a string, not {kind_of(own)}")
+        text = own
+        if text is None and self._system is not None and not has_system(messages):
+            text = self._system(row.fields)
+        return [{"role": "system", "content": text}, *messages] if text else messages
+
+    def _top_level(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The known parameters among the fields; new names are looked at once."""
+        telling = fields.keys() - self._plain
+        if not telling:
+            return _NOTHING
+        for name in telling - KNOWN:
+            self._look_at(name)
+        return {name: value for name, value in fields.items() if name in KNOWN}
+
+    def _look_at(self, name: str) -> None:
+        if is_forbidden(name):
+            raise forbidden(name)
+        if known := meant(name):
+            self.warnings.add(f"the field '{excerpt(name, 40)}' is not sent: was '{known}' meant?")
+        if len(self._plain) < _MAX_PLAIN_NAMES:
+            self._plain.add(name)
+
+    def _params_of(self, fields: Mapping[str, Any], top_level: Mapping[str, Any]) -> Mapping[str, Any]:
+        own = fields.get("params")
+        if own is None:
+            own = _NOTHING
+        elif type(own) is not dict:
+            if self._template is None:
+                raise RowError(f"'params' must be an object, not {kind_of(own)}")
+            own = _NOTHING
+        elif "messages" in own:
+            raise RowError("an Anthropic Message Batches line is not supported yet")
+        if not own and not top_level:
+            return _NOTHING
+        given = {**top_level, **own}
+        self._notice_stream(given)
+        return checked(given)
+
+    def _own_model(self, model: str) -> str:
+        if self._model is not None and model != self._model:
+            self.warnings.add("some rows name a model of their own, which wins over -m")
+        return model
+
+    def _notice_stream(self, params: Mapping[str, Any]) -> None:
+        if params.get("stream"):
+            self.warnings.add("'stream' in a row is ignored: --stream says it for the run")
+
+
+def _compiled(text: str, flag: str) -> Render:
+    """A text without template marks needs no Jinja2, which is slow to import."""
+    if not any(mark in text for mark in ("{{", "{%", "{#")):
+        return lambda fields: text
+    from llmbatch.rules.template import RowTemplate
+
+    return RowTemplate(text, flag).render
+
+
+def _run_params(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in params.items():
+        if name in _RESERVED:
+            raise OptionsError(f"-p {name}: {_RESERVED[name]}")
+        if is_forbidden(name):
+            raise OptionsError(f"-p can not set {name}: use --base-url, --key-env or --key-file")
+        if name == "n" and value != 1:
+            raise OptionsError("-p n: several answers to one row are not supported yet")
+    return dict(params)
+
+
+_RESERVED = {
+    "model": "use -m",
+    "messages": "the rows say them",
+    "stream": "use --stream",
+    "stream_options": "use --stream",
+}
+
+
+def _no_model() -> RowError:
+    return RowError("no model: add -m PROVIDER/MODEL, or a 'model' to the row")
+
+
+def _no_prompt(fields: Mapping[str, Any]) -> str:
+    if "input" in fields:
+        return "no 'prompt' or 'messages' ('input', for embeddings, is not supported yet)"
+    return f"no 'prompt' or 'messages'; the row has: {names(list(fields))}; --template 'text {{{{ field }}}}' uses them"

@@ -1,0 +1,51 @@
+"""Again? When? Why? The verdict comes with its reason; time, chance and the past are arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmbatch.options import RetryLimits
+from llmbatch.records import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``again`` after ``delay_s`` seconds, or not; ``reason`` is for the log."""
+
+    again: bool
+    delay_s: float
+    reason: str
+
+
+def backoff_s(tries: int, chance: float, base_s: float, cap_s: float) -> float:
+    """Full-jitter exponential backoff: uniform in [0, min(cap, base x 2^(tries-1))).
+
+    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. ``tries`` counts from 1.
+    """
+    ceiling_s = cap_s if tries > 40 else min(cap_s, base_s * 2.0 ** (tries - 1))
+    return ceiling_s * chance
+
+
+def decide(failures: Sequence[Failure], limited_s: float, limits: RetryLimits, chance: float) -> Verdict:
+    """Whether a row is sent again after the last of ``failures``.
+
+    ``limited_s`` is the time since its first rate-limit answer, ``chance`` is uniform in [0, 1). Rate-limit answers wait at the shared gate, so their delay is 0 here,
+    and they spend ``limits.max_wait_s`` instead of the row's attempts.
+    """
+    last = failures[-1]
+    if not last.retryable:
+        return Verdict(False, 0.0, f"{last.type} is not retryable")
+    if last.rate_limited:
+        if limited_s > limits.max_wait_s:
+            return Verdict(False, 0.0, f"rate-limited for {limited_s:.0f} s")
+        return Verdict(True, 0.0, "waits for the rate limit")
+    spent = [failure for failure in failures if not failure.rate_limited]
+    if last.maybe_billed and sum(1 for failure in spent if failure.maybe_billed) > limits.ambiguous:
+        return Verdict(False, 0.0, f"may have been billed {limits.ambiguous + 1} times")
+    if len(spent) >= limits.attempts:
+        return Verdict(False, 0.0, f"{len(spent)} attempts failed")
+    delay_s = backoff_s(len(spent), chance, limits.base_s, limits.cap_s)
+    if last.retry_after_s is not None:
+        delay_s += last.retry_after_s  # never earlier than told; the jitter spreads those who were told the same
+    return Verdict(True, delay_s, f"{last.type}, attempt {len(spent) + 1} of {limits.attempts}")

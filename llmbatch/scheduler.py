@@ -1,0 +1,168 @@
+"""Rows in flight: a crew of workers takes jobs from a feed, calls, and hands the outcome over.
+
+A worker whose row rests before its next try does not count, so another one takes its place. The scheduler knows
+``Call``; it does not know what a provider is, what a file is, or what a limit is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Stopped, Trace
+
+# Rows that rest between tries cost some kilobytes each; beyond this many no further row is taken.
+MAX_RESTING = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A row that is to be sent. ``offset`` is how far the input had been read when it was taken."""
+
+    row: int
+    id: str | int | float | None
+    key: str
+    request: Request
+    offset: int = 0
+    input: Any = None
+
+
+class Feed(Protocol):
+    """Where jobs come from."""
+
+    def take(self) -> Job | None:
+        """The next job, or None if none is at hand."""
+        ...
+
+    async def refill(self) -> bool:
+        """Wait for more; False at the end. Called by one worker at a time."""
+        ...
+
+
+Finish = Callable[[Job, Reply | Failure, Trace], None]
+
+
+class Scheduler:
+    """Runs the crew. ``capacity`` says how many rows may be under way now; ``finish`` must not wait."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        finish: Finish,
+        clock: Callable[[], float],
+        *,
+        row_deadline_s: float | None = None,
+    ) -> None:
+        self._feed = feed
+        self._finish = finish
+        self._clock = clock
+        self._row_deadline_s = row_deadline_s
+        self._call: Call
+        self._capacity: Callable[[], int]
+        self._refilling = asyncio.Lock()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._resters: set[asyncio.Future[None]] = set()
+        self._stopping = False
+        self._exhausted = False
+        self._group: asyncio.TaskGroup
+
+    @property
+    def resting(self) -> int:
+        """Rows that wait for their next try."""
+        return len(self._resters)
+
+    async def run(self, call: Call, capacity: Callable[[], int]) -> None:
+        """Until the feed is at its end, or until stopped and drained. Raises what a worker raised by mistake."""
+        self._call, self._capacity = call, capacity
+        async with asyncio.TaskGroup() as self._group:
+            for _ in range(capacity()):
+                self._spawn()
+
+    def stop(self) -> None:
+        """Take no further row and send none again; what is in flight goes on."""
+        self._stopping = True
+        for rester in self._resters:
+            if not rester.done():
+                rester.set_exception(Stopped())
+
+    def abandon(self) -> None:
+        """Cancel what is in flight."""
+        self.stop()
+        for worker in self._workers:
+            worker.cancel()
+
+    async def rest(self, delay_s: float) -> None:
+        """Sleep before a row's next try, in nobody's way. Raises Stopped when the run ends meanwhile."""
+        if self._stopping:
+            raise Stopped
+        if delay_s <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        rester: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(delay_s, _wake, rester)
+        self._resters.add(rester)
+        self._top_up()
+        try:
+            await rester
+        finally:
+            timer.cancel()
+            self._resters.discard(rester)
+
+    @property
+    def _done(self) -> bool:
+        return self._stopping or self._exhausted
+
+    def _room(self) -> int:
+        """How many workers may still be added."""
+        if self._done or self.resting >= MAX_RESTING:
+            return 0
+        return self._capacity() - (len(self._workers) - self.resting)
+
+    def _top_up(self) -> None:
+        for _ in range(self._room()):
+            self._spawn()
+
+    def _spawn(self) -> None:
+        worker = self._group.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    async def _work(self) -> None:
+        while not self._done and self._room() >= 0:
+            job = self._feed.take()
+            if job is not None:
+                await self._do(job)
+            elif not await self._refill():
+                return
+
+    async def _refill(self) -> bool:
+        """Get more into the feed, one worker at a time. False at the end."""
+        async with self._refilling:
+            job = None if self._done else self._feed.take()
+            if job is None:
+                if not self._done and not await self._feed.refill():
+                    self._exhausted = True
+                return not self._done
+        await self._do(job)
+        return True
+
+    async def _do(self, job: Job) -> None:
+        trace = Trace()
+        if self._row_deadline_s is not None:
+            trace.deadline_s = self._clock() + self._row_deadline_s
+        try:
+            outcome: Reply | Failure = await self._call(job.request, trace)
+        except CallFailed as failed:
+            outcome = failed.failure
+        except Stopped:
+            return
+        self._finish(job, outcome, trace)
+        if self._room() > 0:
+            self._top_up()
+
+
+def _wake(rester: asyncio.Future[None]) -> None:
+    if not rester.done():
+        rester.set_result(None)

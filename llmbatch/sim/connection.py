@@ -1,0 +1,154 @@
+"""One client connection: feeds its bytes to the parser, and plays the replies to its requests, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections import deque
+from typing import cast
+
+from llmbatch.sim.http11 import BadRequest, HttpRequest, RequestParser
+from llmbatch.sim.ledger import Ledger
+from llmbatch.sim.replies import Reply
+from llmbatch.sim.service import Service
+
+# More pipelined requests than this stay in the kernel's buffer until there is room.
+MAX_QUEUED = 32
+# Close with a reset and drop what is unsent (socket(7), SO_LINGER).
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Connection(asyncio.Protocol):
+    """Work goes on when the client leaves: what was begun is finished and billed, as providers do.
+
+    It stands in ``living`` from its first byte until it is both closed and done with its last request.
+    """
+
+    def __init__(self, service: Service, ledger: Ledger, living: set[Connection]) -> None:
+        self._service = service
+        self._ledger = ledger
+        self._living = living
+        self._loop = asyncio.get_running_loop()
+        self._parser = RequestParser()
+        self._queue: deque[HttpRequest | BadRequest] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._reply: Reply | None = None
+        self._billed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_request = False
+        self._touched_s = self._loop.time()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._living.add(self)
+        self._ledger.connected()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._queue.clear()
+        self._ledger.disconnected()
+        if self._timer is None:
+            self._finish()
+
+    def data_received(self, data: bytes) -> None:
+        self._touched_s = self._loop.time()
+        try:
+            self._queue.extend(self._parser.feed(data))
+        except BadRequest as problem:
+            self._queue.append(problem)
+        if self._reply is None:
+            self._answer_queued()
+        elif self._transport and len(self._queue) > MAX_QUEUED:
+            self._transport.pause_reading()
+
+    def idle_s(self, now_s: float) -> float:
+        """Seconds without a byte from the client and without a request being answered."""
+        return 0.0 if self._reply else now_s - self._touched_s
+
+    def drain(self) -> None:
+        """Close after the answer in progress; at once when there is none, or will never be one."""
+        self._last_request = True
+        if self._timer is None:
+            self.close()
+
+    def close(self) -> None:
+        if self._transport:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Give up the request in progress, unbilled, and close."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport:
+            self._transport.abort()
+        self._finish()
+
+    def _answer_queued(self) -> None:
+        while self._queue and self._reply is None and self._transport and not self._transport.is_closing():
+            self._begin(self._queue.popleft())
+        if self._reply is None and self._transport and not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def _begin(self, request: HttpRequest | BadRequest) -> None:
+        self._touched_s = self._loop.time()
+        self._billed = False
+        if isinstance(request, BadRequest):
+            self._last_request = True
+            self._reply = self._service.refuse(request, time.time())
+        else:
+            self._last_request |= not request.keep_alive
+            self._reply = self._service.reply(request, time.monotonic(), time.time())
+        if self._reply.working:
+            self._ledger.work_began()
+        self._play()
+
+    def _play(self) -> None:
+        """Send the parts that are due, and come back for the next."""
+        assert self._reply, "a reply is being played"
+        for at_s, data in self._reply.parts:
+            wait_s = self._touched_s + at_s - self._loop.time()
+            if wait_s > 0:
+                self._timer = self._loop.call_later(wait_s, self._due, data)
+                return
+            self._send(data)
+        if self._reply.ending != "stall":
+            self._finish()
+
+    def _due(self, data: bytes) -> None:
+        self._timer = None
+        self._send(data)
+        if self._transport:
+            self._play()
+        else:
+            self._finish()
+        if self._reply is None:
+            self._answer_queued()
+
+    def _send(self, data: bytes) -> None:
+        assert self._reply, "a reply is being played"
+        if self._reply.bill and not self._billed:
+            self._billed = True
+            self._ledger.bill(self._reply.bill, time.time())
+        if self._transport and data:
+            self._transport.write(data)
+
+    def _finish(self) -> None:
+        """The request in progress is over, or there was none when the connection closed."""
+        reply, self._reply = self._reply, None
+        self._touched_s = self._loop.time()
+        if reply and reply.working:
+            self._ledger.work_ended()
+        if self._transport is None:
+            self._living.discard(self)
+        elif reply and reply.ending == "reset":
+            self._reset()
+        elif self._last_request or (reply and reply.ending == "close"):
+            self._transport.close()
+
+    def _reset(self) -> None:
+        assert self._transport, "only an open connection can be reset"
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()

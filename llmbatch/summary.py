@@ -1,0 +1,172 @@
+"""The numbers of a run: Snapshot at one moment, for the printers; Summary at its end, for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from llmbatch.events import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Of durations, in seconds."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """As the provider reported them. Input includes cached, output includes reasoning."""
+
+    input: int = 0
+    output: int = 0
+    cached_input: int = 0
+    reasoning: int = 0
+    answers_without_usage: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCount:
+    """Failed rows of one type, with the first message as an example (untrusted text, bounded)."""
+
+    type: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One moment of a run, for the printers.
+
+    ``ok`` and ``failed`` are of this run, ``kept_*`` of earlier ones. ``rows`` is None while the total is unknown;
+    ``fraction`` (0 to 1) is then estimated from the bytes read, or None. ``rate_per_s`` counts requests that came
+    to an end in the last 10 s. ``drain_left_s`` is set once no new request is sent.
+    """
+
+    status: Status
+    elapsed_s: float
+    rows: int | None
+    ok: int
+    failed: int
+    kept_ok: int
+    kept_failed: int
+    fraction: float | None
+    eta_s: float | None
+    rate_per_s: float
+    rpm: float | None
+    requests: int
+    retries: int
+    rate_limited: int
+    maybe_billed_twice: int
+    tokens: Tokens
+    cost_usd: float | None
+    projected_cost_usd: float | None
+    drain_left_s: float | None
+    drain_why: str | None
+
+    @property
+    def done(self) -> int:
+        return self.ok + self.failed + self.kept_ok + self.kept_failed
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The end of a run. ``ok`` and ``failed`` include the rows that earlier runs finished (``*_before``).
+
+    ``requests`` are those that left this machine and came to an end. ``ambiguous`` of them may have been billed
+    although no usable answer arrived; ``maybe_billed_twice`` of these were sent again. ``cost_usd`` is None while
+    no price is known, and leaves out ``answers_without_price``. ``input_complete`` is False if the run stopped
+    before the end of the input: ``rows`` then counts what was read. ``output`` is where the results now are.
+    ``binding_shares`` are the shares of time, 0 to 1, that each bottleneck held.
+    """
+
+    rows: int
+    ok: int
+    failed: int
+    skipped: int
+    pending: int
+    exit_code: int
+    seconds: float
+    rows_per_s: float
+    ok_before: int = 0
+    failed_before: int = 0
+    input_complete: bool = True
+    requests: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    ambiguous: int = 0
+    maybe_billed_twice: int = 0
+    latency_s: Percentiles | None = None
+    first_token_s: Percentiles | None = None
+    tokens: Tokens = field(default_factory=Tokens)
+    cost_usd: float | None = None
+    answers_without_price: int = 0
+    errors: tuple[ErrorCount, ...] = ()
+    finish_reasons: Mapping[str, int] = field(default_factory=dict)
+    binding_shares: Mapping[str, float] | None = None
+    output: str | None = None
+    next_command: str | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def adds_up(self) -> bool:
+        return self.rows == self.ok + self.failed + self.skipped + self.pending
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``--summary-json``; the names are stable and carry their units."""
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return {
+            **counts,
+            "adds_up": self.adds_up,
+            "wall_s": round(self.seconds, 3),
+            "rows_per_s": round(self.rows_per_s, 3),
+            "latency_s": _percentiles(self.latency_s),
+            "first_token_s": _percentiles(self.first_token_s),
+            **_tokens(self.tokens),
+            "cost_usd": self.cost_usd,
+            "answers_without_price": self.answers_without_price,
+            "errors": [asdict(error) for error in self.errors],
+            "finish_reasons": dict(self.finish_reasons),
+            "binding_shares": None if self.binding_shares is None else dict(self.binding_shares),
+            "output": self.output,
+            "next_command": self.next_command,
+            "notices": list(self.notices),
+        }
+
+
+_COUNTS = (
+    "exit_code",
+    "rows",
+    "ok",
+    "failed",
+    "skipped",
+    "pending",
+    "ok_before",
+    "failed_before",
+    "input_complete",
+    "requests",
+    "retries",
+    "rate_limited",
+    "ambiguous",
+    "maybe_billed_twice",
+)
+
+
+def _percentiles(values: Percentiles | None) -> dict[str, float] | None:
+    return None if values is None else {name: round(value, 4) for name, value in asdict(values).items()}
+
+
+def _tokens(tokens: Tokens) -> dict[str, int]:
+    return {
+        "input_tokens": tokens.input,
+        "output_tokens": tokens.output,
+        "cached_input_tokens": tokens.cached_input,
+        "reasoning_tokens": tokens.reasoning,
+        "answers_without_usage": tokens.answers_without_usage,
+    }

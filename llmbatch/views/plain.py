@@ -1,0 +1,105 @@
+"""Progress for a log file: about one line a minute, no escape codes, warnings at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TextIO
+
+from llmbatch.events import RunStarted
+from llmbatch.summary import Snapshot
+from llmbatch.views.printer import Level, Sink
+from llmbatch.views.safe import safe
+from llmbatch.views.words import BINDING, count, money, percent, rate, short, stopwatch
+
+# The first line soon, so that one sees it work; then one a minute, which a log of a night can bear.
+FIRST_S = 30.0
+INTERVAL_S = 30.0
+
+
+def _local_time() -> datetime:
+    return datetime.now().astimezone()
+
+
+class PlainLines:
+    """One line per event, each with the time of day: start, now and then, warnings, stopping, end."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        first_s: float = FIRST_S,
+        interval_s: float = INTERVAL_S,
+        now: Callable[[], datetime] = _local_time,
+    ) -> None:
+        self._sink = Sink(stream)
+        self._interval_s = interval_s
+        self._due_s = first_s
+        self._now = now
+        self._last: Snapshot | None = None
+        self._told_stopping = False
+
+    def start(self, run: RunStarted) -> None:
+        self._put("start: " + ", ".join(_start_words(run)))
+
+    def refresh(self, snapshot: Snapshot) -> None:
+        self._last = snapshot
+        if snapshot.drain_why is not None and not self._told_stopping:
+            self._told_stopping = True
+            self._put(_stopping(snapshot))
+        if snapshot.elapsed_s >= self._due_s:
+            self._due_s = snapshot.elapsed_s + self._interval_s
+            self._put(", ".join(_progress_words(snapshot)))
+
+    def note(self, text: str, level: Level = "info") -> None:
+        self._put(f"warning: {text}" if level == "warning" else text)
+
+    def stop(self) -> None:
+        if self._last is not None:
+            self._put("end: " + ", ".join(_count_words(self._last)))
+            self._last = None
+
+    def _put(self, text: str) -> None:
+        self._sink.line(f"{self._now().isoformat(' ', 'seconds')} llmbatch: {safe(text)}")
+
+
+def _start_words(run: RunStarted) -> Iterator[str]:
+    yield f"{run.model} at {run.endpoint}"
+    if run.rows is not None:
+        yield count(run.rows, "row")
+    if run.done_before:
+        yield f"{run.done_before:,} finished by earlier runs"
+    if run.failed_before:
+        yield f"{run.failed_before:,} failed in earlier runs"
+    yield f"results to {'standard output' if run.output == '-' else run.output}"
+
+
+def _stopping(snapshot: Snapshot) -> str:
+    grace = "" if snapshot.drain_left_s is None else f" at most {snapshot.drain_left_s:.0f} s"
+    return f"stopping ({snapshot.drain_why}): waiting{grace} for {snapshot.status.in_flight:,} in flight"
+
+
+def _progress_words(snapshot: Snapshot) -> Iterator[str]:
+    status = snapshot.status
+    yield from _count_words(snapshot)
+    yield f"{status.in_flight:,}/{status.allowed:,} in flight"
+    if status.waiting_retry:
+        yield f"{status.waiting_retry:,} waiting to retry"
+    if status.gate_closed_s > 0:
+        yield f"paused by the provider for {status.gate_closed_s:.0f} s"
+    elif status.binding != "idle":
+        yield f"limited by {BINDING[status.binding]}"
+    if snapshot.eta_s is not None and snapshot.drain_why is None:
+        yield f"about {stopwatch(snapshot.eta_s)} left"
+
+
+def _count_words(snapshot: Snapshot) -> Iterator[str]:
+    total = "" if snapshot.rows is None else f"/{snapshot.rows:,}"
+    share = "" if snapshot.fraction is None else f" ({percent(snapshot.fraction)})"
+    yield f"{snapshot.done:,}{total} rows{share} in {stopwatch(snapshot.elapsed_s)}"
+    yield f"{snapshot.failed + snapshot.kept_failed:,} failed"
+    yield count(snapshot.retries, "retry", "retries")
+    yield f"{rate(snapshot.rate_per_s)} requests/s"
+    yield f"{short(snapshot.tokens.input)} tokens in, {short(snapshot.tokens.output)} out"
+    if snapshot.cost_usd is not None:
+        yield money(snapshot.cost_usd)

@@ -1,0 +1,107 @@
+"""Again? When? Why? As tables."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmbatch.options import RetryLimits
+from llmbatch.records import Failure
+from llmbatch.rules.retry import backoff_s, decide
+
+LIMITS = RetryLimits(attempts=5, ambiguous=1, base_s=0.5, cap_s=60.0, max_wait_s=900.0)
+
+NEVER_SENT = Failure("never_sent", "connection_refused", "m", retryable=True)
+REJECTED = Failure("rejected", "overloaded", "m", retryable=True)
+LIMITED = Failure("rejected", "rate_limit_exceeded", "m", retryable=True, rate_limited=True)
+AMBIGUOUS = Failure("ambiguous", "disconnected", "m", retryable=True)
+UNUSABLE = Failure("unusable", "empty_answer", "m", retryable=True)
+PERMANENT = Failure("permanent", "bad_request", "m")
+WAIT_9 = Failure("rejected", "overloaded", "m", retryable=True, retry_after_s=9.0)
+
+
+@pytest.mark.parametrize(
+    ("past", "limited_s", "again"),
+    [
+        ([REJECTED], 0, True),
+        ([REJECTED] * 4, 0, True),
+        ([REJECTED] * 5, 0, False),
+        ([NEVER_SENT] * 4, 0, True),
+        ([NEVER_SENT] * 5, 0, False),
+        ([NEVER_SENT, REJECTED] * 2 + [REJECTED], 0, False),  # one budget for both
+        ([PERMANENT], 0, False),
+        ([REJECTED, PERMANENT], 0, False),
+        ([AMBIGUOUS], 0, True),
+        ([AMBIGUOUS, AMBIGUOUS], 0, False),
+        ([UNUSABLE], 0, True),
+        ([UNUSABLE, AMBIGUOUS], 0, False),  # both may have been billed
+        ([AMBIGUOUS, REJECTED], 0, True),
+        ([AMBIGUOUS, REJECTED, AMBIGUOUS], 0, False),
+        ([LIMITED], 0, True),
+        ([LIMITED] * 500, 800, True),  # rate limits have a budget of their own
+        ([LIMITED] * 2, 901, False),
+        ([LIMITED] * 500 + [REJECTED] * 4, 800, True),  # and do not use up the attempts
+        ([LIMITED] * 500 + [REJECTED] * 5, 800, False),
+        ([REJECTED] * 4 + [LIMITED], 0, True),
+        ([LIMITED] * 9 + [AMBIGUOUS], 0, True),
+    ],
+)
+def test_again(past: list[Failure], limited_s: float, again: bool) -> None:
+    assert decide(past, limited_s, LIMITS, 0.5).again is again
+
+
+@pytest.mark.parametrize(
+    ("past", "chance", "delay_s"),
+    [
+        ([REJECTED], 0.0, 0.0),
+        ([REJECTED], 0.999, 0.4995),
+        ([REJECTED] * 2, 0.5, 0.5),
+        ([REJECTED] * 4, 0.5, 2.0),
+        ([LIMITED] * 40 + [REJECTED], 0.5, 0.25),  # rate limits do not lengthen the backoff
+        ([LIMITED], 0.9, 0.0),  # waits at the gate
+        ([WAIT_9], 0.0, 9.0),
+        ([WAIT_9], 0.5, 9.25),  # never earlier than told
+    ],
+)
+def test_delay(past: list[Failure], chance: float, delay_s: float) -> None:
+    assert decide(past, 0.0, LIMITS, chance).delay_s == pytest.approx(delay_s)
+
+
+@pytest.mark.parametrize(
+    ("past", "limited_s", "word"),
+    [
+        ([PERMANENT], 0, "not retryable"),
+        ([REJECTED] * 5, 0, "5 attempts"),
+        ([AMBIGUOUS] * 2, 0, "billed 2 times"),
+        ([LIMITED], 901, "rate-limited for 901 s"),
+        ([LIMITED], 1, "rate limit"),
+        ([REJECTED], 0, "attempt 2 of 5"),
+    ],
+)
+def test_the_verdict_says_why(past: list[Failure], limited_s: float, word: str) -> None:
+    assert word in decide(past, limited_s, LIMITS, 0.5).reason
+
+
+@pytest.mark.parametrize(
+    ("limits", "past", "again"),
+    [
+        (RetryLimits(attempts=1), [REJECTED], False),
+        (RetryLimits(attempts=1), [LIMITED], True),
+        (RetryLimits(ambiguous=0), [AMBIGUOUS], False),
+        (RetryLimits(ambiguous=3), [AMBIGUOUS] * 3, True),
+        (RetryLimits(attempts=2, ambiguous=3), [AMBIGUOUS] * 2, False),
+    ],
+)
+def test_the_limits_bind(limits: RetryLimits, past: list[Failure], again: bool) -> None:
+    assert decide(past, 0.0, limits, 0.5).again is again
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.floats(0, 100), st.floats(0, 1000))
+def test_backoff_stays_below_its_cap(tries: int, chance: float, base_s: float, cap_s: float) -> None:
+    assert 0 <= backoff_s(tries, chance, base_s, cap_s) <= cap_s
+
+
+@given(st.lists(st.sampled_from([NEVER_SENT, REJECTED, AMBIGUOUS, UNUSABLE, WAIT_9]), min_size=5, max_size=40))
+def test_no_row_is_tried_more_often_than_its_attempts(past: list[Failure]) -> None:
+    assert not decide(past, 0.0, LIMITS, 0.5).again

@@ -1,0 +1,13 @@
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_event_loop() -> Iterator[None]:
+    """pytest-asyncio asks for the current loop before a test; where there is none, Python makes one nobody closes."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()

@@ -1,0 +1,185 @@
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from llmbatch.summary import ErrorCount, Percentiles, Summary, Tokens
+from llmbatch.views.text import render_summary
+
+GOOD = Summary(
+    rows=1,
+    ok=1,
+    failed=0,
+    skipped=0,
+    pending=0,
+    exit_code=0,
+    seconds=0.4,
+    rows_per_s=2.5,
+    requests=1,
+    latency_s=Percentiles(0.0841, 0.0841, 0.0841, 0.0841, 0.0841),
+    tokens=Tokens(31, 1),
+    finish_reasons={"stop": 1},
+    output="a.jsonl",
+)
+MIXED = Summary(
+    rows=1000,
+    ok=990,
+    failed=10,
+    skipped=0,
+    pending=0,
+    exit_code=1,
+    seconds=123.4,
+    rows_per_s=8.1,
+    ok_before=400,
+    failed_before=2,
+    requests=1012,
+    retries=14,
+    rate_limited=1,
+    ambiguous=5,
+    maybe_billed_twice=4,
+    latency_s=Percentiles(0.84, 1.2, 2.1, 4.0, 14.2),
+    first_token_s=Percentiles(0.2, 0.3, 0.4, 0.4, 0.9),
+    tokens=Tokens(31_020, 12_400, 2_048, 300, 3),
+    errors=(
+        ErrorCount("context_length_exceeded", 7, "too long\n\x1b[31m" + "x" * 500),
+        ErrorCount("timeout", 3, "late"),
+    ),
+    finish_reasons={"stop": 980, "length": 10},
+    binding_shares={"concurrency": 0.2, "requests": 0.8},
+    output="my results/in.results.jsonl",
+    next_command="llmbatch run in.jsonl",
+    notices=("the server names another model",),
+)
+GOOD_TEXT = """\
+Done: every row is ok.
+1 row = 1 ok + 0 failed + 0 skipped + 0 pending
+
+time        0.40 s, 2.5 rows/s
+requests    1, 0 retries
+latency     p50 84 ms, p95 84 ms, max 84 ms
+tokens      31 in, 1 out
+cost        unknown
+
+Results: a.jsonl
+To look at them:
+  jq -c '{id, output}' a.jsonl | head
+"""
+MIXED_TEXT = f"""\
+Done, but some rows failed.
+1,000 rows = 990 ok + 10 failed + 0 skipped + 0 pending
+(400 ok and 2 failed came from earlier runs)
+
+time        2 min 03 s, 8.1 rows/s
+requests    1,012, 14 retries, 1 rate limit answer
+latency     p50 0.84 s, p95 2.10 s, max 14.2 s
+            first token p50 0.20 s, p95 0.40 s, max 0.90 s
+tokens      31,020 in (2,048 cached), 12,400 out (300 reasoning); 3 answers without usage
+cost        unknown
+billed?     4 requests may have been billed twice
+            1 request may have been billed without an answer
+finished    980 stop, 10 length
+limited by  the request rate 80%, the concurrency 20%
+
+errors
+  7  context_length_exceeded  too long\\n\\e[31m{"x" * 83}…
+  3  timeout                  late
+
+warning: the server names another model
+
+Results: my results/in.results.jsonl
+To see the failed rows:
+  jq -c 'select(.status == "error") | {{id, row, error}}' 'my results/in.results.jsonl'
+To try the failed rows once more, run the same command again:
+  llmbatch run in.jsonl
+"""
+
+
+@pytest.mark.parametrize(("summary", "text"), [(GOOD, GOOD_TEXT), (MIXED, MIXED_TEXT)], ids=["good", "mixed"])
+def test_the_whole_summary(summary: Summary, text: str) -> None:
+    assert render_summary(summary) == text
+
+
+def test_an_interrupted_run_says_how_to_continue() -> None:
+    summary = replace(GOOD, rows=5000, pending=4999, exit_code=130, input_complete=False, next_command="llmbatch run x")
+    text = render_summary(replace(summary, output="a.jsonl.partial"))
+    assert text.startswith("Interrupted.\n5,000 rows read = 1 ok + ")
+    assert "The rest of the input was not read.\n" in text
+    assert text.endswith(
+        "Results so far: a.jsonl.partial\nTo continue, run the same command again:\n  llmbatch run x\n"
+    )
+
+
+def test_without_a_command_it_is_said_in_words() -> None:
+    assert render_summary(replace(MIXED, next_command=None)).endswith("run the same command again.\n")
+
+
+def test_results_on_standard_output_are_not_looked_for_in_a_file() -> None:
+    text = render_summary(replace(MIXED, output="-"))
+    assert "jq" not in text
+    assert "Results" not in text
+
+
+def test_counts_that_do_not_add_up_are_called_a_bug_even_when_quiet() -> None:
+    wrong = replace(GOOD, rows=2)
+    for quiet in (False, True):
+        text = render_summary(wrong, quiet=quiet)
+        assert "2 rows is NOT 1 ok + 0 failed" in text
+        assert "this is a bug" in text
+
+
+def test_quiet_says_nothing_but_errors() -> None:
+    assert render_summary(GOOD, quiet=True) == ""
+    text = render_summary(MIXED, quiet=True)
+    assert "context_length_exceeded" in text
+    assert "latency" not in text
+    assert "jq" not in text
+
+
+def test_the_sixth_type_of_error_is_only_counted() -> None:
+    errors = tuple(ErrorCount(f"type_{i}", 10 - i, "") for i in range(7))
+    text = render_summary(replace(MIXED, errors=errors))
+    assert "type_4" in text
+    assert "type_5" not in text
+    assert "  9 more of 2 other types\n" in text
+
+
+@pytest.mark.parametrize(
+    ("cost", "unpriced", "words"),
+    [
+        (None, 5, "unknown"),
+        (0.0, 0, "$0.00"),
+        (0.43, 0, "$0.43"),
+        (0.43, 1, "$0.43, without 1 answer of unknown price"),
+    ],
+)
+def test_an_unknown_cost_is_not_zero(cost: float | None, unpriced: int, words: str) -> None:
+    text = render_summary(replace(GOOD, cost_usd=cost, answers_without_price=unpriced))
+    assert f"cost        {words}\n" in text
+
+
+def test_hostile_words_stay_on_their_line_and_escape_nothing() -> None:
+    evil = "\x1b[2J\n\u202e"
+    text = render_summary(
+        replace(
+            MIXED,
+            errors=(ErrorCount(evil, 1, evil),),
+            finish_reasons={evil: 1, "stop": 2},
+            binding_shares={evil: 1.0},
+            notices=(evil,),
+            output=evil,
+            next_command=evil,
+        )
+    )
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\n\\u202e" not in text
+
+
+@pytest.mark.parametrize("path", ["it's.jsonl", "$(rm -rf x).jsonl", "a b.jsonl"])
+def test_the_command_to_type_can_be_pasted(path: str) -> None:
+    line = next(line for line in render_summary(replace(MIXED, output=path)).splitlines() if line.startswith("  jq"))
+    assert shlex.split(line)[-1] == path
+
+
+def test_a_name_with_a_dash_is_no_option() -> None:
+    assert " ./-x.jsonl\n" in render_summary(replace(MIXED, output="-x.jsonl"))
