@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import clients
-from measure import arguments, keep, kill_group, run_child, table
+from measure import arguments, keep, kill_group, run_child, table, verdict
 from rows import write_rows
 
 from llmbatch.sim.answers import prompt_hash
@@ -64,6 +64,7 @@ def main() -> int:
     print(table(["run", *(name.replace("_", " ") for name in names)], lines))
     kept = all(outcome.intact and outcome.done_billed_twice == 0 for outcome in outcomes)
     print(f"one line per row, in order, nothing done billed twice: {'kept' if kept else 'BROKEN'}")
+    print(f"most rows billed twice by one kill: {verdict(max(each.billed_twice for each in outcomes), CONCURRENCY)}")
     return 0 if kept else 1
 
 

@@ -130,7 +130,8 @@ def server(**settings: object) -> Iterator[tuple[int, Callable[[], tuple[float, 
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+        if process.stdout:
+            process.stdout.close()
 
 
 def measure(title: str, connections: int, seconds: float, once: bool, **settings: object) -> int:

@@ -53,5 +53,5 @@ async def plan(reading: Reading) -> Planned:
 
 def refuse_changes(planned: Planned, recovered: Recovered, manifest: Mapping[str, Any]) -> None:
     """Raise ChangedRows if finished rows now ask something else and nobody said what is meant."""
-    if planned.resume.verdicts[Verdict.CHANGED_REFUSE]:
+    if planned.resume.refused:
         raise ChangedRows(planned.resume.refusal(manifest_differences(recovered.manifest, manifest)))

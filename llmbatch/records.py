@@ -171,6 +171,15 @@ class Result:
     cost_usd: float | None = None
     input: Any = None
 
+    @property
+    def ok(self) -> bool:
+        return self.reply is not None
+
+    @property
+    def output(self) -> Any:
+        """The answer; None if there is none."""
+        return None if self.reply is None else self.reply.output
+
 
 class Stopped(Exception):
     """The run is draining and this row was not sent, or not again; it stays pending."""

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from llmbatch._version import __version__
-from llmbatch.calls.deadlines import Watch
-from llmbatch.calls.stack import Stack, build
-from llmbatch.calls.wire import Wire, open_session
 from llmbatch.errors import InternalError, OptionsError, StorageError
-from llmbatch.events import Draining, Event, Listener, Notice, RowEnded, RowKept, RunEnded, RunStarted, Status
+from llmbatch.events import Event, Listener, Notice, RowEnded, RowKept, RunEnded, RunStarted
 from llmbatch.feed import Reading, Rendered, RowFeed
-from llmbatch.files.spill import spill_directories
 from llmbatch.files.readers import InputFile, open_input
 from llmbatch.files.results import result_line
-from llmbatch.keys import Secret, load_key
-from llmbatch.machine import raise_descriptors
-from llmbatch.options import DEFAULT_CONCURRENCY, STDIO, RunOptions
+from llmbatch.files.spill import spill_directories
+from llmbatch.options import STDIO, RunOptions
 from llmbatch.output import Output, open_file_output, open_stdout_output
 from llmbatch.plan import Planned, plan, refuse_changes
 from llmbatch.providers.target import resolve
 from llmbatch.records import BadRow, Failure, Reply, Result, Trace
 from llmbatch.rules.fingerprint import Fingerprinter
-from llmbatch.rules.fuse import Fuse
-from llmbatch.rules.pace import Pace
 from llmbatch.rules.request import RequestBuilder
-from llmbatch.rules.window import window_for
-from llmbatch.scheduler import Job, Scheduler
+from llmbatch.scheduler import Job
+from llmbatch.sender import Sender
 from llmbatch.stopping import Stop, StopReason
 from llmbatch.summary import Snapshot, Summary
 from llmbatch.tally import Tally
-
-SILENT_STATUS = Status(0, 0, 0, 0.0, "idle")
 
 
 class Run:
@@ -49,11 +37,10 @@ class Run:
 
     def __init__(self, options: RunOptions, *, listen: Listener | None = None, stop: Stop | None = None) -> None:
         self.options = options
-        self.stop = stop or Stop()
         self.started = False
         self.tally = Tally(time.monotonic, options.rpm)
         self._listen = listen
-        self._fuse = Fuse()
+        self._stop = stop or Stop()
         self._target = resolve(options.model, options.base_url)
         self._builder = RequestBuilder(
             model=self._target.model, template=options.template, system=options.system, params=options.params
@@ -62,15 +49,22 @@ class Run:
         self._disk_error: StorageError | None = None
         self._answered = 0
         self._output: Output
+        self._sender: Sender
         self._feed: RowFeed
-        self._stack: Stack | None = None
-        self._scheduler: Scheduler
+
+    @property
+    def model(self) -> str | None:
+        """What is asked for at the endpoint; None if each row says it."""
+        return self._target.model
+
+    @property
+    def endpoint(self) -> str:
+        """Where requests go."""
+        return "the simulated provider" if self._target.simulated else self._target.url
 
     def snapshot(self) -> Snapshot:
-        """The numbers of this moment."""
-        if self._stack is None:
-            return self.tally.snapshot(SILENT_STATUS)
-        return self.tally.snapshot(self._stack.limiter.status(self._scheduler.resting))
+        """The numbers of this moment, once ``started``."""
+        return self.tally.snapshot(self._sender.status())
 
     async def execute(self, command: str | None = None) -> Summary:
         """Run until every row has its line, or until stopped. ``command`` is what the user may type to go on.
@@ -78,25 +72,25 @@ class Run:
         Raises an LlmbatchError if nothing can be sent at all. Everything else is in the Summary.
         """
         async with AsyncExitStack() as stack:
-            headers = self._headers()
-            source = await open_input(
-                self.options.input,
-                input_format=self.options.input_format,
-                max_line_bytes=self.options.max_line_bytes,
-            )
-            stack.callback(source.close)
-            self._output = self._open_output(source)
-            stack.callback(self._output.release)
-            source, planned = await self._plan(source)
+            source = await self._open(stack)
+            self._sender = Sender(self.options, self._target, self._tell, self._stop)
+            source, planned = await self._continue(source)
             stack.callback(source.close)
             if planned is not None and planned.nothing_to_do and not self._to_stdout:
                 return self._already_complete(planned)
             await self._output.begin(self._manifest())
+            self._tell_start(source, planned)
             reading = self._reading(source)
             self._feed = RowFeed(reading, self, include_input=self.options.include_input, ready=self._output.room)
-            self._tell_start(source, planned)
-            await self._send(stack, headers)
+            await self._sender.send(self._feed, self._finish)
             return await self._end(reading, command)
+
+    async def rehearse(self) -> tuple[Planned, list[str]]:
+        """Everything of ``execute`` up to the first request: the plan, and what there is to warn of."""
+        async with AsyncExitStack() as stack:
+            source = await self._open(stack)
+            planned = await plan(self._reading(source))
+            return planned, [*source.warnings, *sorted(self._builder.warnings)]
 
     # Opening
 
@@ -104,49 +98,35 @@ class Run:
     def _to_stdout(self) -> bool:
         return self.options.output_path == STDIO
 
-    def _headers(self) -> dict[str, str]:
-        """Fixed headers of every request, the key among them: it is bound to the target's origin by the session."""
-        headers = {"Content-Type": "application/json", "User-Agent": f"llmbatch/{__version__}"}
-        key = self._key()
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key.reveal()}"
-        return headers
-
-    def _key(self) -> Secret | None:
-        target, options = self._target, self.options
-        if target.simulated:
-            return None
-        named = options.key_env is not None or options.key_file is not None
-        key = load_key(
-            key_env=options.key_env, key_file=options.key_file, default_env=target.key_env, environment=os.environ
+    async def _open(self, stack: AsyncExitStack) -> InputFile:
+        options = self.options
+        source = await open_input(
+            options.input, input_format=options.input_format, max_line_bytes=options.max_line_bytes
         )
-        if key is None and target.needs_key:
-            raise OptionsError(
-                f"no key for {target.origin}: set {target.key_env}, or name its variable with --key-env NAME, "
-                "or its file with --key-file FILE. To try without a key: -m sim/demo"
-            )
-        if key is not None and target.base_url.startswith("http://") and not (target.is_loopback or options.allow_http):
-            if named:
-                raise OptionsError(
-                    f"the key would go unencrypted to {target.origin}; --allow-http sends it all the same"
-                )
-            self._tell(Notice("info", f"{key.source} is not sent to {target.origin}, which is not https"))
-            return None
-        return key
+        stack.callback(source.close)
+        if self.model is None and b'"model"' not in source.first_line:
+            raise OptionsError('no model: add -m, such as -m openai/gpt-4.1-mini, or a "model" to each row')
+        self._output = self._open_output(source)
+        stack.callback(self._output.release)
+        return source
 
     def _open_output(self, source: InputFile) -> Output:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         if not self._to_stdout:
             return open_file_output(self.options, self._disk_failed, stamp)
+        identity = {
+            **self._settings(),
+            "input": self.options.input,
+            "directory": str(Path.cwd()),
+            "first_line": blake2b(source.first_line, digest_size=8).hexdigest(),
+        }
         state = spill_directories(os.environ)[0]
-        identity = {**self._settings(), "input": self.options.input, "directory": str(Path.cwd())}
-        identity["first_line"] = blake2b(source.first_line, digest_size=8).hexdigest()
         return open_stdout_output(self.options, state, identity, self._disk_failed, self._reader_gone, stamp)
 
     def _settings(self) -> dict[str, Any]:
         return {
             "provider": "sim" if self._target.simulated else self._target.origin,
-            "model": self._target.model,
+            "model": self.model,
             "api": self._target.provider.name,
             "endpoint": self._target.url,
             "template_hash": _hash(self.options.template),
@@ -156,11 +136,16 @@ class Run:
 
     def _manifest(self) -> dict[str, Any]:
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        return {"version": __version__, "started": started, **self._settings(), "input": _described(self.options.input)}
+        return {
+            "version": __version__,
+            "started": started,
+            **self._settings(),
+            "input": _described(self.options.input),
+        }
 
     # Continuing
 
-    async def _plan(self, source: InputFile) -> tuple[InputFile, Planned | None]:
+    async def _continue(self, source: InputFile) -> tuple[InputFile, Planned | None]:
         """Hold the whole input against what earlier runs left, before anything is sent."""
         recovered = self._output.recovered
         if recovered is None:
@@ -176,6 +161,7 @@ class Run:
         return source, planned
 
     def _reading(self, source: InputFile) -> Reading:
+        # To standard output nothing old is overwritten: what changed is simply asked anew.
         on_change = self.options.on_change or ("rerun" if self._to_stdout else "refuse")
         return Reading(
             source,
@@ -188,80 +174,28 @@ class Run:
         )
 
     def _already_complete(self, planned: Planned) -> Summary:
-        self._tell(RunStarted(str(self._target.model), self._target.url, self._output.name, planned.rows))
+        self._tell(RunStarted(str(self.model), self.endpoint, self._output.name, planned.rows))
         for _ in range(planned.rows):
             self._tell(RowKept(ok=True))
-        self._tell(RunEnded(0))
         self._tell(Notice("info", "every row was done before: nothing was sent"))
+        self._tell(RunEnded(0))
         return self.tally.summary(rows=planned.rows, pending=0, exit_code=0, output=self._output.name)
 
-    # Sending
+    # Rows on their way
 
     def _tell_start(self, source: InputFile, planned: Planned | None) -> None:
         self._tell(
             RunStarted(
-                model=self._target.model or "as each row says",
-                endpoint="the simulated provider" if self._target.simulated else self._target.url,
+                model=self.model or "as each row says",
+                endpoint=self.endpoint,
                 output=self._output.name,
                 rows=None if planned is None else planned.rows,
-                input_bytes=None if source.gzip else source.size_bytes,
+                input_bytes=None if source.gzip or self.options.limit else source.size_bytes,
                 done_before=0 if planned is None else planned.resume.done,
                 failed_before=0 if planned is None else planned.resume.failed_again,
             )
         )
         self.started = True
-
-    async def _send(self, stack: AsyncExitStack, headers: Mapping[str, str]) -> None:
-        options = self.options
-        url = await self._start_simulator(stack) if self._target.simulated else self._target.url
-        ceiling = raise_descriptors()
-        if options.concurrency is not None and options.concurrency > ceiling:
-            self._tell(
-                Notice(
-                    "warning",
-                    f"--concurrency {options.concurrency:,} needs more open files than this "
-                    f"machine allows: {ceiling:,} are used; raise `ulimit -n`",
-                )
-            )
-        clock = asyncio.get_running_loop().time
-        watch = Watch(min(options.timeouts.total_s, options.timeouts.idle_s, options.timeouts.first_token_s))
-        self._scheduler = Scheduler(self._feed, self._finish, clock, row_deadline_s=options.row_deadline_s)
-        session = await stack.enter_async_context(open_session(headers, options.timeouts))
-        self._stack = build(
-            Wire(session, self._target.provider, url, options.timeouts, watch, clock, stream=options.stream),
-            window=window_for(options.concurrency, options.rpm, DEFAULT_CONCURRENCY, ceiling),
-            pace=None if options.rpm is None else Pace(options.rpm),
-            retry=options.retry,
-            rest=self._scheduler.rest,
-            clock=clock,
-            chance=random.random,
-            listen=self._tell,
-        )
-        watching = asyncio.create_task(watch.run())
-        stack.callback(watching.cancel)
-        self.stop.when_requested(self._drain)
-        self.stop.when_abandoned(self._scheduler.abandon)
-        limiter = self._stack.limiter
-        await self._scheduler.run(self._stack.call, lambda: limiter.window.size)
-
-    async def _start_simulator(self, stack: AsyncExitStack) -> str:
-        from llmbatch.sim.options import sim_options_from
-        from llmbatch.sim.server import SimServer
-
-        try:
-            sim = sim_options_from({name: str(value) for name, value in self.options.sim.items()})
-        except ValueError as error:
-            raise OptionsError(f"--sim {error}") from error
-        server = await stack.enter_async_context(SimServer(replace(sim, port=0)))
-        return server.base_url + self._target.provider.path
-
-    def _drain(self) -> None:
-        assert self._stack is not None and self.stop.reason is not None, "draining comes after the start"
-        self._scheduler.stop()
-        self._stack.limiter.close()
-        in_flight = self._stack.limiter.in_flight
-        self._tell(Draining(in_flight, self.options.drain_s, self.stop.reason.why))
-        asyncio.get_running_loop().call_later(self.options.drain_s, self.stop.abandon)
 
     def _finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> None:
         """From here to the journal there is no await: an answer that is in memory is written."""
@@ -277,15 +211,11 @@ class Run:
             latency_s=last.latency_s,
             first_token_s=last.first_token_s,
             request_id=last.request_id,
-            ambiguous=trace.ambiguous if len(trace.attempts) > 1 or failure is not None else 0,
+            ambiguous=trace.ambiguous,
             input=job.input,
         )
-        self._put(result, job.offset)
         self._answered += 1
-        if failure is None:
-            self._fuse.good()
-        elif self._fuse.blows(failure):
-            self.stop.request(StopReason(f"every request fails: {failure.message}", 3))
+        self._put(result, job.offset)
 
     def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None, offset: int) -> None:
         """A row that can not be sent becomes an error line."""
@@ -309,43 +239,42 @@ class Run:
             await self._output.close()
         except StorageError as error:
             self._disk_failed(error)
-        complete = reading.exhausted and self._feed.taken == self._answered and self._disk_error is None
+        pending = self._feed.taken - self._answered
+        complete = reading.exhausted and not pending and self._disk_error is None
         for warning in [*reading.source.warnings, *sorted(self._builder.warnings)]:
             self._tell(Notice("warning", warning))
-        where = self._output.name
         if complete:
             await self._output.complete(reading.rows, self.tally.failed)
-        else:
-            where = f"{where}.partial" if not self._to_stdout else where
         code = self._exit_code(complete, reading)
         self._tell(RunEnded(code))
         summary = self.tally.summary(
             rows=reading.rows,
-            pending=self._feed.taken - self._answered,
+            pending=pending,
             exit_code=code,
             input_complete=reading.exhausted,
-            output=where,
-            next_command=command if code not in (0, 2) else None,
+            output=STDIO if self._to_stdout else self._output.name + ("" if complete else ".partial"),
+            next_command=command if code else None,
         )
         if not summary.adds_up and self._disk_error is None:
-            raise InternalError(f"the counts do not add up: {summary.to_json()}")
+            raise InternalError(f"the counts do not add up: {summary.to_json()}; please report this")
         return summary
 
     def _exit_code(self, complete: bool, reading: Reading) -> int:
         if self._disk_error is not None:
             return self._disk_error.exit_code
-        if self.stop.reason is not None and (not complete or self.stop.reason.exit_code == 141):
-            return self.stop.reason.exit_code
+        reason = self._stop.reason
+        if reason is not None and (not complete or reason.exit_code == 141):
+            return reason.exit_code
         return 1 if self.tally.failed or reading.source.truncated else 0
 
     def _disk_failed(self, error: StorageError) -> None:
         if self._disk_error is None:
             self._disk_error = error
             self._tell(Notice("warning", str(error)))
-            self.stop.request(StopReason("the disk failed", error.exit_code))
+            self._stop.request(StopReason("the disk failed", error.exit_code))
 
     def _reader_gone(self, error: OSError) -> None:
-        self.stop.request(StopReason("nobody reads standard output any more", 141))
+        self._stop.request(StopReason("nobody reads standard output any more", 141))
 
     def _tell(self, event: Event) -> None:
         self.tally(event)
@@ -363,8 +292,3 @@ def _described(path: str) -> dict[str, Any]:
         return {"path": STDIO}
     status = Path(path).stat()
     return {"path": path, "size": status.st_size, "mtime": status.st_mtime}
-
-
-async def arun(options: RunOptions, *, listen: Listener | None = None, stop: Stop | None = None) -> Summary:
-    """Run ``options`` from file to file; what ``llmbatch run`` calls."""
-    return await Run(options, listen=listen, stop=stop).execute()

@@ -15,8 +15,8 @@ import orjson
 
 from llmbatch.errors import StorageError
 from llmbatch.events import AttemptFailed, Draining, Event, Notice, RunStarted
-from llmbatch.options import STDIO, RunOptions
 from llmbatch.machine import patient_collector
+from llmbatch.options import STDIO, RunOptions
 from llmbatch.runner import Run
 from llmbatch.stopping import Stop, signals_stop
 from llmbatch.summary import Summary
@@ -52,7 +52,7 @@ def run_command(options: RunOptions, shown: Shown) -> int:
 def dry_run_command(options: RunOptions, shown: Shown) -> int:
     """Read and check every row, say what a run would do, send nothing."""
     from llmbatch.estimate import estimate
-    from llmbatch.views.text import render_estimate
+    from llmbatch.views.estimate import render_estimate
 
     with asyncio.Runner(loop_factory=fast_loop()) as runner:
         found = runner.run(estimate(options))

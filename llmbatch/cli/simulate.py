@@ -9,13 +9,11 @@ import typer
 # Away from 8080, where llama.cpp, TGI and half of all development servers listen.
 DEFAULT_PORT = 8089
 
-DISTRIBUTION = "NUMBER | uniform:low=A,high=B | lognormal:median=M,sigma=S[,tail=RATExFACTOR]"
-
 
 def sim(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = DEFAULT_PORT,
     seed: Annotated[int, typer.Option(help="Another seed, other latencies, lengths and faults.")] = 0,
-    latency: Annotated[str, typer.Option(metavar="DIST", help=f"Seconds an answer takes: {DISTRIBUTION}.")] = "0",
+    latency: Annotated[str, typer.Option(metavar="DIST", help="Seconds an answer takes.")] = "0",
     first_token: Annotated[
         str | None, typer.Option(metavar="DIST", help="Seconds to the first token of a stream. Default: --latency.")
     ] = None,
@@ -59,6 +57,9 @@ def sim(
     """Run a simulated OpenAI-compatible provider on loopback, with limits, latencies and faults on demand.
 
     Example: llmbatch sim --rpm 500 --latency lognormal:median=1.2,sigma=0.6,tail=0.01x20 --fault 429=0.01
+
+    DIST is a NUMBER, or fixed:value=V, uniform:low=A,high=B or lognormal:median=M,sigma=S; each of these three may
+    have a heavy tail: with ,tail=0.01x20 one value in a hundred is 20 times larger.
 
     It says what it did under http://127.0.0.1:PORT/ledger (/ledger?full adds every prompt).
 

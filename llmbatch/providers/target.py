@@ -42,6 +42,11 @@ class Target:
         return is_loopback(urlsplit(self.base_url).hostname or "")
 
     @property
+    def is_private(self) -> bool:
+        """True if nobody on the way can read what is sent: https, or this very machine."""
+        return self.base_url.startswith("https://") or self.is_loopback
+
+    @property
     def needs_key(self) -> bool:
         """OpenAI always does; somebody's own server may or may not."""
         return self.base_url == OPENAI_URL

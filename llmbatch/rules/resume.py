@@ -109,6 +109,11 @@ class ResumePlan:
         return self._sum(Verdict.CHANGED_REFUSE, Verdict.CHANGED_RERUN, Verdict.CHANGED_KEEP)
 
     @property
+    def refused(self) -> int:
+        """Finished rows that now ask something else, and nobody said what is meant."""
+        return self.verdicts[Verdict.CHANGED_REFUSE]
+
+    @property
     def to_send(self) -> int:
         return self._sum(Verdict.DO, Verdict.RERUN_FAILED, Verdict.CHANGED_RERUN)
 

@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
         self._billed = False
         self._timer: asyncio.TimerHandle | None = None
         self._last_request = False
-        self._touched_s = self._loop.time()
+        self._began_s = self._touched_s = self._loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _begin(self, request: HttpRequest | BadRequest) -> None:
-        self._touched_s = self._loop.time()
+        self._began_s = self._loop.time()
         self._billed = False
         if isinstance(request, BadRequest):
             self._last_request = True
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         """Send the parts that are due, and come back for the next."""
         assert self._reply, "a reply is being played"
         for at_s, data in self._reply.parts:
-            wait_s = self._touched_s + at_s - self._loop.time()
+            wait_s = self._began_s + at_s - self._loop.time()
             if wait_s > 0:
                 self._timer = self._loop.call_later(wait_s, self._due, data)
                 return

@@ -1,0 +1,85 @@
+"""The Python interface: the same nouns as the command line, and what the command line itself calls."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from llmbatch.errors import OptionsError
+from llmbatch.events import Listener
+from llmbatch.options import RunOptions
+from llmbatch.records import Result
+from llmbatch.rows import stream_rows
+from llmbatch.runner import Run
+from llmbatch.stopping import Stop
+from llmbatch.summary import Summary
+
+Rows = Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]
+
+
+def run(input: str | RunOptions, *, listen: Listener | None = None, **settings: Any) -> Summary:
+    """Run a file of prompts and wait for it: ``run("in.jsonl", model="openai/gpt-4.1-mini", concurrency=10)``.
+
+    ``settings`` are the fields of RunOptions. The results are in the file ``summary.output``; the same call again
+    continues. Works inside a running loop too (a notebook), where it blocks the cell; ``await arun(...)`` does not.
+    Raises an LlmbatchError if nothing could be sent at all; a row that fails is a line in the results.
+    """
+    options = _options(input, settings)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(arun(options, listen=listen))
+    return _in_thread(options, listen)
+
+
+async def arun(
+    input: str | RunOptions,
+    *,
+    listen: Listener | None = None,
+    stop: Stop | None = None,
+    **settings: Any,
+) -> Summary:
+    """The same as ``run``, to be awaited. ``stop.request(...)`` drains it."""
+    return await Run(_options(input, settings), listen=listen, stop=stop).execute()
+
+
+def stream(
+    rows: Rows, *, listen: Listener | None = None, stop: Stop | None = None, **settings: Any
+) -> AsyncIterator[Result]:
+    """Send rows as they come and yield each Result as it comes, in completion order; no files.
+
+    A row is a string (the prompt) or a mapping, as a line of an input file. ``async for`` over it with a slow body
+    slows the sending down. Nothing is kept: what was paid for is yours once you have it.
+    """
+    for name in ("output", "restart", "on_change", "order", "limit"):
+        if name in settings:
+            raise OptionsError(f"stream() writes no file and takes no {name!r}")
+    return stream_rows(rows, RunOptions(input="-", **settings), listen, stop or Stop())
+
+
+def _options(given: str | RunOptions, settings: Mapping[str, Any]) -> RunOptions:
+    if isinstance(given, RunOptions):
+        if settings:
+            raise OptionsError("give either RunOptions or settings by name, not both")
+        return given
+    return RunOptions(input=str(given), **settings)
+
+
+def _in_thread(options: RunOptions, listen: Listener | None) -> Summary:
+    """A loop of its own, in a thread of its own: the loop of this thread is busy with the caller."""
+    outcome: list[Summary | BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(asyncio.run(arun(options, listen=listen)))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, name="llmbatch-run")
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]

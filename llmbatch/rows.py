@@ -1,0 +1,163 @@
+"""Rows from Python, results to Python: the same path as a file's, without the files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+from llmbatch.errors import InputError
+from llmbatch.events import Event, Listener
+from llmbatch.options import RunOptions
+from llmbatch.providers.target import resolve
+from llmbatch.records import BadRow, Failure, Reply, Result, Row, Trace
+from llmbatch.rules.fingerprint import Fingerprinter
+from llmbatch.rules.request import RequestBuilder
+from llmbatch.scheduler import Job
+from llmbatch.sender import Sender
+from llmbatch.stopping import Stop, StopReason
+
+# Results that wait for a slow consumer before no further row is sent.
+MAX_WAITING_RESULTS = 1_000
+
+
+async def stream_rows(
+    rows: Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str],
+    options: RunOptions,
+    listen: Listener | None,
+    stop: Stop,
+) -> AsyncIterator[Result]:
+    """Yield the Result of each row as it comes. Leaving the loop early drains nothing: what is in flight is dropped."""
+    target = resolve(options.model, options.base_url)
+    sender = Sender(options, target, listen or _nobody, stop)
+    results = _Results()
+    builder = RequestBuilder(
+        model=target.model, template=options.template, system=options.system, params=options.params
+    )
+    fingerprint = Fingerprinter(target.url)
+
+    def job(row: Row) -> Job | None:
+        request = builder.build(row)
+        if isinstance(request, BadRow):
+            failure = Failure("permanent", request.type, request.reason)
+            results.add(Result(row.index, row.id, None, None, failure, 0, None, None, None))
+            return None
+        return Job(row.index, row.id, fingerprint(target.provider.encode(request)), request)
+
+    sending = asyncio.create_task(sender.send(_Feed(rows, job, results.room), results.finish))
+    sending.add_done_callback(results.end)
+    try:
+        async for result in results:
+            yield result
+        await sending
+    finally:
+        stop.request(StopReason("the consumer left", 130))
+        sending.cancel()
+
+
+def _nobody(event: Event) -> None:
+    """Nobody listens."""
+
+
+class _Results:
+    """Results on their way to the consumer."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Result] = deque()
+        self._moved = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._ended = False
+
+    def finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> None:
+        last = trace.attempts[-1]
+        reply, failure = (outcome, None) if isinstance(outcome, Reply) else (None, outcome)
+        self.add(
+            Result(
+                row=job.row,
+                id=job.id,
+                key=job.key,
+                reply=reply,
+                failure=failure,
+                attempts=len(trace.attempts),
+                latency_s=last.latency_s,
+                first_token_s=last.first_token_s,
+                request_id=last.request_id,
+                ambiguous=trace.ambiguous,
+            )
+        )
+
+    def add(self, result: Result) -> None:
+        self._waiting.append(result)
+        self._moved.set()
+
+    def end(self, sending: asyncio.Task[None]) -> None:
+        self._ended = True
+        self._moved.set()
+
+    async def room(self) -> None:
+        while len(self._waiting) >= MAX_WAITING_RESULTS:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def __aiter__(self) -> _Results:
+        return self
+
+    async def __anext__(self) -> Result:
+        while not self._waiting:
+            if self._ended:
+                raise StopAsyncIteration
+            self._moved.clear()
+            await self._moved.wait()
+        self._taken.set()
+        return self._waiting.popleft()
+
+
+class _Feed:
+    """Jobs from an iterable, one at a time: what a generator has not yet given is not waited for by others."""
+
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str],
+        job: Callable[[Row], Job | None],
+        room: Callable[[], Any],
+    ) -> None:
+        self._rows = _each(rows)
+        self._job = job
+        self._room = room
+        self._next: Job | None = None
+        self._index = 0
+
+    def take(self) -> Job | None:
+        job, self._next = self._next, None
+        return job
+
+    async def refill(self) -> bool:
+        while True:
+            await self._room()
+            fields = await anext(self._rows, None)
+            if fields is None:
+                return False
+            self._index += 1
+            self._next = self._job(_row(fields, self._index))
+            if self._next is not None:
+                return True
+
+
+async def _each(
+    rows: Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str],
+) -> AsyncIterator[Mapping[str, Any] | str]:
+    if isinstance(rows, AsyncIterable):
+        async for row in rows:
+            yield row
+    else:
+        for row in rows:
+            yield row
+
+
+def _row(fields: Mapping[str, Any] | str, index: int) -> Row:
+    if isinstance(fields, str):
+        return Row(index, index, None, {"prompt": fields})
+    if not isinstance(fields, Mapping):
+        raise InputError(f"row {index} is a {type(fields).__name__}; give a mapping or a string")
+    return Row(index, index, fields.get("id", fields.get("custom_id")), fields)

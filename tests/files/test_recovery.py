@@ -1,0 +1,291 @@
+"""Whatever a crash leaves behind, no good line is lost and no bad one is believed."""
+
+import json
+import random
+
+import pytest
+
+from llmbatch.errors import OutputRefused, StorageError
+from llmbatch.files import recovered as recovered_module
+from llmbatch.files.paths import OutputPaths
+from llmbatch.files.recovery import recover, reopen_sealed, scan
+
+MANIFEST = {"llmbatch": 1, "version": "0.1", "model": "m"}
+
+
+def dump(line):
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def result(row, status="ok", *, id=None, key="fp1:a", **more):
+    return {"id": id, "row": row, "status": status, "key": key, **more}
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return OutputPaths.of(str(tmp_path / "out.jsonl"))
+
+
+def journal(paths, *lines):
+    paths.partial.write_bytes(b"".join(dump(line) for line in lines))
+
+
+def mixed_records():
+    """50 lines as they come: ids of all kinds, errors, separators that are no newlines, a big one, a bad row."""
+    chance = random.Random(5)
+    ids = ["a\u2028b", "\u0085", "r\r", 1, 1.0, "1", 2**70, None]
+    lines = [MANIFEST]
+    for row in range(1, 50):
+        id = ids[row] if row < len(ids) else f"r{row}"
+        more = {"output": "é\u2028x" * chance.randrange(3)} if row % 4 else {"error": {"type": "timeout"}}
+        lines.append(result(row, "ok" if row % 4 else "error", id=id, key=f"fp1:{row}" if row % 9 else None, **more))
+        if not row % 9:
+            lines[-1]["status"] = "error"
+    return lines
+
+
+def test_no_journal_is_no_recovery(paths):
+    assert recover(paths) is None
+
+
+def test_empty_journal_is_ours(paths):
+    journal(paths)
+    with recover(paths) as found:
+        assert (len(found), found.end, found.notices) == (0, 0, [])
+
+
+def test_lines_are_found_by_identity_and_counted(paths):
+    journal(paths, *mixed_records())
+    with recover(paths) as found:
+        assert found.manifest == MANIFEST
+        assert found.ok + found.failed == len(found) == 49
+        assert [found.find(id, 0).line["row"] for id in (1, 1.0, "1", 2**70)] == [3, 4, 5, 6]
+        assert type(found.find(2**70, 6).line["id"]) is int
+        assert found.find(None, 9).line["status"] == "error"
+        assert found.find("r9", 9) is None
+        assert found.find("unknown", 1) is None
+        assert found.end == paths.partial.stat().st_size
+
+
+def test_cut_at_every_byte_then_append_then_recover_again(paths, monkeypatch):
+    """The heart of it: a kill may end the file anywhere. Syncing would take the time and prove nothing."""
+    monkeypatch.setattr("llmbatch.files.recovery.sync_data", lambda fd: None)
+    monkeypatch.setattr("llmbatch.files.recovery.sync_directory", lambda path: None)
+    lines = [dump(line) for line in mixed_records()]
+    whole = b"".join(lines)
+    ends = {0}
+    for line in lines:
+        ends.add(max(ends) + len(line))
+    extra = dump(result(1000, id="extra"))
+    for cut in range(len(whole) + 1):
+        paths.partial.write_bytes(whole[:cut])
+        complete = sum(1 for end in ends if 0 < end <= cut or end - 1 == cut > 0)
+        with recover(paths) as found:
+            assert len(found) == max(0, complete - 1), cut
+            assert bool(found.notices) == (cut not in ends and cut + 1 not in ends), cut
+            assert found.end == paths.partial.stat().st_size, cut
+        with paths.partial.open("ab") as file:
+            file.write(extra)
+        with recover(paths) as found:
+            assert len(found) == max(0, complete - 1) + 1, cut
+            assert found.find("extra", 1000) is not None
+            assert not found.notices
+        torn = paths.torn.read_bytes() if paths.torn.exists() else b""
+        assert whole[:cut].endswith(torn)
+        paths.torn.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\0", b"\0" * 4096, b'{"id":1,"row"' + b"\0" * 8192, b"\xff\xfe garbage", b"{}", b"null\n", b"\n"]
+)
+def test_damaged_tail_is_moved_to_torn_and_said(paths, tail):
+    journal(paths, MANIFEST, result(1))
+    good = paths.partial.read_bytes()
+    paths.partial.write_bytes(good + tail)
+    with recover(paths) as found:
+        assert found.notices == [
+            f"1 torn record ({len(tail)} bytes) moved to out.jsonl.torn; its row will be sent again"
+        ]
+        assert len(found) == 1
+    assert paths.partial.read_bytes() == good
+    assert paths.torn.read_bytes() == tail
+    assert paths.torn.stat().st_mode & 0o777 == 0o600
+
+
+def test_second_torn_tail_is_added_to_the_first(paths):
+    for tail in (b"one", b"two"):
+        journal(paths, MANIFEST, result(1))
+        with paths.partial.open("ab") as file:
+            file.write(tail)
+        recover(paths).close()
+    assert paths.torn.read_bytes() == b"onetwo"
+
+
+def test_whole_record_that_only_lacks_its_newline_is_kept(paths):
+    journal(paths, MANIFEST, result(1))
+    paths.partial.write_bytes(paths.partial.read_bytes()[:-1])
+    with recover(paths) as found:
+        assert (len(found), found.notices) == (1, [])
+    assert paths.partial.read_bytes().endswith(b"}\n")
+    assert not paths.torn.exists()
+
+
+def test_damage_with_good_lines_after_it_is_refused_and_named(paths):
+    first, last = dump(MANIFEST), dump(result(2))
+    whole = first + b'{"id":null,"ro\n' + last
+    paths.partial.write_bytes(whole)
+    with pytest.raises(StorageError, match=rf"line 2 \(byte {len(first)}\)") as refused:
+        recover(paths)
+    assert refused.value.exit_code == 5
+    assert paths.partial.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello",
+        b"hello\n",
+        b'{"prompt":"x"}\n',
+        b"[1]",
+        b'{"id":"a","row":0,"status":"ok","key":null}\n',
+        b"\x89PNG\r\n",
+    ],
+)
+def test_file_that_is_not_ours_is_refused_and_untouched(paths, content):
+    paths.partial.write_bytes(content)
+    with pytest.raises(OutputRefused, match="not a results file"):
+        recover(paths)
+    assert paths.partial.read_bytes() == content
+    assert not paths.torn.exists()
+
+
+def test_journal_of_a_newer_format_is_refused(paths):
+    journal(paths, {"llmbatch": 2, "version": "9.0"}, {"new": "shape"})
+    with pytest.raises(OutputRefused, match=r"newer llmbatch \(9.0\)"):
+        recover(paths)
+
+
+def test_last_manifest_wins_and_none_is_needed(paths):
+    journal(paths, result(1), MANIFEST, result(2), {**MANIFEST, "model": "n"})
+    with recover(paths) as found:
+        assert (found.manifest["model"], len(found)) == ("n", 2)
+    journal(paths, result(1))
+    with recover(paths) as found:
+        assert found.manifest is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "standing", "ok", "failed", "paid_twice"),
+    [
+        ([result(1, request_id="1"), result(1, request_id="2")], 0, 1, 0, 1),
+        ([result(1, "error"), result(1)], 1, 1, 0, 0),
+        ([result(1), result(1, "error")], 0, 1, 0, 0),
+        ([result(1, "error"), result(1, "error", n=2)], 1, 0, 1, 0),
+        ([result(1), result(1, key="fp1:b")], 1, 1, 0, 0),
+        ([result(1), result(1, "error", key="fp1:b")], 1, 0, 1, 0),
+        ([result(1, "error", key=None), result(1)], 1, 1, 0, 0),
+        # the copy with a new number stands, and a second answer does not displace it
+        ([result(1, id="a"), result(2, id="a"), result(2, id="a", request_id="2")], 1, 1, 0, 1),
+    ],
+)
+def test_one_line_stands_for_each_row(paths, lines, standing, ok, failed, paid_twice):
+    journal(paths, *lines)
+    with recover(paths) as found:
+        assert found.find(lines[0]["id"], 1).line == lines[standing]
+        assert (found.ok, found.failed, found.paid_twice) == (ok, failed, paid_twice)
+
+
+def test_row_number_that_a_later_line_took_is_told(paths):
+    """Rows a and b swapped places and swapped back: a's line has the right number, but b's came later."""
+    journal(paths, result(1, id="a"), result(1, id="b"))
+    with recover(paths) as found:
+        assert found.find("a", 1).holds_number is False
+        assert found.find("b", 1).holds_number is True
+
+
+def test_bad_row_gives_up_its_place_when_its_number_is_answered(paths):
+    """Its id could not be trusted, so it is known by number; a mended row answers for it."""
+    journal(paths, result(1, "error", id="a", key=None), result(1, id="a"))
+    with recover(paths) as found:
+        assert (found.ok, found.failed, found.unrendered) == (1, 0, 0)
+        assert found.find("a", 1).line["status"] == "ok"
+
+
+def test_two_rows_with_the_same_hash_are_both_found(paths, monkeypatch):
+    monkeypatch.setattr(recovered_module, "identity_hash", lambda text, salt=0: salt)
+    journal(paths, *(result(row, id=f"r{row}") for row in range(1, 6)), result(2, id="r2", request_id="again"))
+    with recover(paths) as found:
+        assert [found.find(f"r{row}", row).line["row"] for row in range(1, 6)] == [1, 2, 3, 4, 5]
+        assert (len(found), found.paid_twice) == (5, 1)
+        assert found.find("r6", 6) is None
+
+
+def test_answer_with_a_lone_surrogate_is_no_damage(paths):
+    journal(paths, MANIFEST)
+    with paths.partial.open("ab") as file:
+        file.write(b'{"id":"\\ud800","row":1,"status":"ok","key":"fp1:a","output":"\\udfff"}\n')
+    with recover(paths) as found:
+        assert found.find("\ud800", 1).line["output"] == "\udfff"
+
+
+def test_lines_longer_than_one_read_come_whole(paths):
+    journal(paths, *(result(row, output="x" * size) for row, size in enumerate((0, 4000, 5000, 300_000), start=1)))
+    with recover(paths) as found:
+        assert [len(found.find(None, row).line["output"]) for row in range(1, 5)] == [0, 4000, 5000, 300_000]
+
+
+def test_scan_of_a_sealed_output_changes_nothing(paths):
+    paths.out.write_bytes(dump(result(1)) + dump(result(2, "error"))[:-1])
+    before = paths.out.read_bytes()
+    with scan(paths.out) as found:
+        assert (found.ok, found.failed, found.manifest) == (1, 1, None)
+    assert paths.out.read_bytes() == before
+    paths.out.write_bytes(before + b"\nx")
+    with pytest.raises(StorageError, match="line 3"):
+        scan(paths.out)
+
+
+def test_reopened_output_is_the_journal_again(paths):
+    paths.out.write_bytes(dump(result(1)) + dump(result(2, "error")))
+    paths.out.chmod(0o644)
+    with reopen_sealed(paths) as found:
+        assert (found.ok, found.failed) == (1, 1)
+    assert not paths.out.exists()
+    assert paths.partial.stat().st_mode & 0o777 == 0o644
+
+
+def test_foreign_output_is_not_reopened(paths):
+    paths.out.write_bytes(b'{"prompt":"x"}\n')
+    with pytest.raises(OutputRefused):
+        reopen_sealed(paths)
+    assert paths.out.exists()
+    assert not paths.partial.exists()
+
+
+def test_interrupted_seal_is_finished(paths):
+    """The crash came between the rename and the removal of the journal."""
+    journal(paths, MANIFEST, result(2, "error"), result(1), result(2), result(9, "error", key=None))
+    paths.out.write_bytes(dump(result(1)) + dump(result(2)))
+    assert recover(paths) is None
+    assert not paths.partial.exists()
+    assert paths.out.exists()
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        [],
+        [result(1)],
+        [result(1), result(2, output="other")],
+        [result(1), result(2), result(3)],
+        [result(1), {"a": 1}],
+        [MANIFEST],
+    ],
+)
+def test_output_that_is_not_made_from_the_journal_is_refused(paths, out):
+    journal(paths, MANIFEST, result(2), result(1))
+    paths.out.write_bytes(b"".join(map(dump, out)))
+    with pytest.raises(OutputRefused, match="both"):
+        recover(paths)
+    assert paths.partial.exists()
+    assert paths.out.exists()

@@ -1,0 +1,110 @@
+"""Keys: found where the user said, refused when they can not be right, shown to nobody."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from llmbatch.errors import OptionsError
+from llmbatch.keys import Secret, load_key
+
+KEY = "sk-canary-0123456789"
+
+
+def load(key_env: str | None = None, key_file: Path | None = None, **environment: str) -> Secret | None:
+    return load_key(key_env=key_env, key_file=key_file, default_env="OPENAI_API_KEY", environment=environment)
+
+
+def key_file(tmp_path: Path, content: bytes, mode: int = 0o600) -> Path:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+def test_the_usual_variable() -> None:
+    secret = load(OPENAI_API_KEY=KEY)
+    assert secret is not None and secret.reveal() == KEY and secret.source == "$OPENAI_API_KEY"
+
+
+@pytest.mark.parametrize("environment", [{}, {"OPENAI_API_KEY": ""}, {"OPENAI_API_KEY": "  \n"}])
+def test_no_key_is_none(environment: dict[str, str]) -> None:
+    assert load(**environment) is None
+
+
+def test_a_named_variable_wins_and_must_be_set() -> None:
+    secret = load("OTHER", OTHER=KEY, OPENAI_API_KEY="sk-wrong")
+    assert secret is not None and secret.reveal() == KEY
+    with pytest.raises(OptionsError, match="OTHER"):
+        load("OTHER", OPENAI_API_KEY=KEY)
+
+
+@pytest.mark.parametrize("content", [KEY.encode(), KEY.encode() + b"\n", b" " + KEY.encode() + b"\r\n\n"])
+def test_a_key_file(tmp_path: Path, content: bytes) -> None:
+    secret = load(key_file=key_file(tmp_path, content), OPENAI_API_KEY="sk-wrong")
+    assert secret is not None and secret.reveal() == KEY
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o601])
+def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(OptionsError, match="chmod 600"):
+        load(key_file=key_file(tmp_path, KEY.encode(), mode))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe\x00", b"a\x00b"])
+def test_a_key_file_without_a_key_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(OptionsError, match="key"):
+        load(key_file=key_file(tmp_path, content))
+
+
+def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(OptionsError, match=str(path)):
+            load(key_file=path)
+
+
+def test_a_key_from_a_pipe(tmp_path: Path) -> None:
+    """``--key-file <(pass show openai)``"""
+    reader, writer = os.pipe()
+    os.write(writer, KEY.encode() + b"\n")
+    os.close(writer)
+    try:
+        secret = load(key_file=Path(f"/dev/fd/{reader}"))
+    finally:
+        os.close(reader)
+    assert secret is not None and secret.reveal() == KEY
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("sk-\u200bcanary", "U\\+200B, position 4"),
+        ("\ufeffsk-canary", "U\\+FEFF, position 1"),
+        ("\u201csk-canary\u201d", "U\\+201C, position 1"),
+        ("sk-can ary", "U\\+0020"),
+        ("sk-can\nary", "U\\+000A"),
+        ("sk-can\r\nX-Evil: 1", "U\\+000D"),
+        ("sk-canäry", "U\\+00E4"),
+        ("sk-\x7f", "U\\+007F"),
+    ],
+)
+def test_a_character_that_no_key_has_is_named_without_showing_the_key(value: str, what: str) -> None:
+    with pytest.raises(OptionsError, match=what) as error:
+        load(OPENAI_API_KEY=value)
+    assert "canary" not in str(error.value) and "can" not in str(error.value).replace("a character", "")
+
+
+def test_a_secret_shows_itself_to_nobody() -> None:
+    secret = load(OPENAI_API_KEY=KEY)
+    shown = [repr(secret), str(secret), f"{secret}", f"{secret!r:>40}", f"{secret:>99}", "%s %r" % (secret, secret)]  # noqa: UP031
+    assert not [text for text in shown if "canary" in text]
+    for leak in (pickle.dumps, copy.deepcopy, copy.copy, json.dumps):
+        with pytest.raises(TypeError) as error:
+            leak(secret)  # type: ignore[operator]
+        assert "canary" not in str(error.value)
+    assert not hasattr(secret, "__dict__")
