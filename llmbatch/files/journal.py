@@ -99,7 +99,7 @@ class Journal:
             file = await aiofiles.open(paths.partial, "ab", buffering=0, opener=_opener, executor=threads[0])
         except OSError as error:
             for thread in threads:
-                thread.shutdown(wait=False)
+                thread.shutdown()
             raise cannot_open(paths.partial, error) from error
         end = os.fstat(file.fileno()).st_size
         return cls(paths.partial, file, end, Spill(paths.partial.name, spill_dirs), on_failure, threads)

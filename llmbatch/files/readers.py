@@ -156,11 +156,11 @@ class InputFile:
     def _read_lines(self, source: ByteSource) -> Iterator[list[Line]]:
         unpacker = Gunzip(source) if self.gzip else None
         read = unpacker.read if unpacker else source.read
-        while chunk := read():
-            if self._stopped.is_set():
-                return
+        while not self._stopped.is_set() and (chunk := read()):
             if batch := self._splitter.feed(chunk):
                 yield batch
+        if self._stopped.is_set():
+            return
         if batch := self._splitter.finish():
             yield batch
         self._look_back(source, unpacker.damage if unpacker else None)
@@ -221,7 +221,7 @@ def _standard_input() -> ByteSource:
         raise InputError("standard input is closed: give a file, or pipe rows in") from None
     _refuse_by_mode(mode, "standard input")
     start = os.lseek(0, 0, os.SEEK_CUR) if stat.S_ISREG(mode) else 0
-    return ByteSource(0, STDIO, start=start, owned=False)
+    return ByteSource(os.dup(0), STDIO, start=start)  # its own descriptor, to be closed like any other
 
 
 def _refuse_by_mode(mode: int, name: str) -> None:

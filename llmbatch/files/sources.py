@@ -25,9 +25,9 @@ class ByteSource:
     A file is read by position, so that two sources over one descriptor do not disturb each other.
     """
 
-    def __init__(self, fd: int, path: str, *, start: int = 0, end: int | None = None, owned: bool = True) -> None:
+    def __init__(self, fd: int, path: str, *, start: int = 0, end: int | None = None) -> None:
         self.path = path
-        self._fd, self._owned = fd, owned
+        self._fd, self._closed = fd, False
         self._opened = os.fstat(fd)
         self._start = start
         self._end = end if end is not None else self._opened.st_size if stat.S_ISREG(self._opened.st_mode) else None
@@ -95,8 +95,8 @@ class ByteSource:
         return f"{self.name} was replaced while it was read: the old content was run" if self._replaced() else None
 
     def close(self) -> None:
-        if self._owned:
-            self._owned = False
+        if not self._closed:
+            self._closed = True
             os.close(self._fd)
 
     def _read_retrying(self) -> bytes:

@@ -58,7 +58,8 @@ class Spill:
         """What the user can do about it."""
         saved = f"answers that it does not hold are in {', '.join(map(str, self.files))}: " if self.files else ""
         back = f"cat {' '.join(quote(str(file)) for file in self.files)} >> {quote(str(journal))}; " if saved else ""
-        lost = f"{unsaved} answers could not be saved anywhere and will be sent again; " if unsaved else ""
+        answers = "1 answer" if unsaved == 1 else f"{unsaved} answers"
+        lost = f"{answers} could not be saved anywhere and will be sent again; " if unsaved else ""
         return f"{lost}{saved}{back}when that is mended, the same command continues"
 
 

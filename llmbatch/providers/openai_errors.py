@@ -6,6 +6,7 @@ are retried, ``x-should-retry``); vLLM, Ollama, llama.cpp and OpenRouter documen
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,10 @@ from llmbatch.rules.headers import retry_after_s
 
 # Enough for any JSON error and for the title of an HTML page.
 BODY_KEPT_BYTES = 4096
+# Codes and types are words; a server may send anything.
+WORD_KEPT = 100
+
+_STATUS_CODE = re.compile(r"[45][0-9]{2}")
 
 NO_MONEY_CODES = frozenset(
     {
@@ -62,7 +67,7 @@ _TYPE = {
     529: "overloaded",
 }
 
-_CONTEXT_PHRASES = ("maximum context length", "context length", "context window", "exceed_context_size")
+_CONTEXT_PHRASES = ("maximum context length", "context length", "context window", "exceed_context_size", "max_new_tokens` must be")
 _MODEL_PHRASES = ("model_not_found", "does not exist", "try pulling it first")
 
 
@@ -110,10 +115,23 @@ def error_fields(error: Mapping[str, Any]) -> tuple[str, str, str]:
     """``code``, ``type`` and ``message`` of an error object as text, empty where absent."""
     code, word, message = (error.get(name) for name in ("code", "type", "message"))
     return (
-        "" if code is None else str(code),
-        word if isinstance(word, str) else "",
-        message if isinstance(message, str) else "",
+        "" if code is None else str(code)[:WORD_KEPT],
+        word[:WORD_KEPT] if isinstance(word, str) else "",
+        message[:BODY_KEPT_BYTES] if isinstance(message, str) else "",
     )
+
+
+def status_of(code: str) -> int | None:
+    """The HTTP status that an error's ``code`` names (vLLM, llama.cpp and OpenRouter put it there), else None."""
+    return int(code) if _STATUS_CODE.fullmatch(code) else None
+
+
+def broken_off(error: Any) -> Failure:
+    """An error that came after a part of the answer, which may have been billed."""
+    code, word, message = error_fields(error if isinstance(error, dict) else {"message": str(error)})
+    status = status_of(code)
+    named = code or word or "stream_error" if status is None else _TYPE.get(status, f"http_{status}")
+    return Failure("unusable", named, message or "an error in mid-answer", http_status=200, retryable=True)
 
 
 def _class_of(status: int) -> tuple[FailureClass, bool]:
@@ -145,8 +163,9 @@ def _with_fatality(failure: Failure, code: str, word: str) -> Failure:
     if no_money:
         temporary = failure.http_status == 402 and failure.retry_after_s is not None  # OpenRouter's in-flight budget
         if temporary:
-            return replace(failure, kind="rejected", retryable=True, rate_limited=True)
-        return replace(failure, kind="permanent", retryable=False, rate_limited=False, fatal=True)
+            return replace(failure, kind="rejected", type=_TYPE[429], retryable=True, rate_limited=True)
+        named = failure.type if failure.type in NO_MONEY_CODES else _TYPE[402]
+        return replace(failure, kind="permanent", type=named, retryable=False, rate_limited=False, fatal=True)
     if failure.http_status in (401, 403) or failure.type == "model_not_found" or failure.http_status == 404:
         return replace(failure, fatal=True)
     return failure

@@ -10,41 +10,42 @@ import re
 from collections.abc import Iterator
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class EventDecoder:
     """Incremental decoder of one stream. Owned by one attempt."""
 
-    __slots__ = ("_buffer", "_data", "_first")
+    __slots__ = ("_begun", "_data", "_line")
 
     def __init__(self) -> None:
-        self._buffer = b""
+        # The line that is not complete yet, in pieces: joining it at every chunk would cost the square of its size.
+        self._line: list[bytes] = []
         self._data: list[bytes] = []
-        self._first = True
+        self._begun = False
 
     def feed(self, chunk: bytes) -> Iterator[str]:
         """The data of each event that ``chunk`` completes. Raises UnicodeDecodeError on bytes that are not UTF-8."""
-        buffer = self._buffer + chunk
-        if self._first and len(buffer) >= 3:
-            buffer = buffer.removeprefix(b"\xef\xbb\xbf")
-            self._first = False
+        if self._line and self._line[-1].endswith(b"\r"):
+            chunk = self._line.pop() + chunk
         start = 0
-        for match in _LINE_END.finditer(buffer):
+        for match in _LINE_END.finditer(chunk):
             # A CR at the very end may be the first half of CRLF: wait for the next chunk.
-            if match.group() == b"\r" and match.end() == len(buffer):
+            if match.group() == b"\r" and match.end() == len(chunk):
                 break
-            data = self._line(buffer[start : match.start()])
+            self._line.append(chunk[start : match.start()])
             start = match.end()
+            data = self._end_of_line()
             if data is not None:
                 yield data
-        self._buffer = buffer[start:]
+        if start < len(chunk):
+            self._line.append(chunk[start:])
 
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes held of an event that is not complete."""
-        return len(self._buffer) + sum(map(len, self._data))
-
-    def _line(self, line: bytes) -> str | None:
+    def _end_of_line(self) -> str | None:
+        line = b"".join(self._line)
+        self._line.clear()
+        if not self._begun:
+            line, self._begun = line.removeprefix(_BYTE_ORDER_MARK), True
         if not line:
             data, self._data = self._data, []
             return b"\n".join(data).decode() if data else None

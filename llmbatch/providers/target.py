@@ -59,7 +59,7 @@ def resolve(model: str | None, base_url: str | None) -> Target:
     OpenAI's own hosts. Without one, ``openai/NAME`` and bare names go to OpenAI and ``sim/NAME`` to the simulator.
     Raises OptionsError for a URL or a provider that can not be used.
     """
-    prefix, _, name = (model or "").partition("/")
+    prefix, slash, name = (model or "").partition("/")
     if prefix == SIM and name and base_url is None:
         return Target(OpenAIChat(), "http://127.0.0.1/v1", name, "", simulated=True)
     if base_url is not None:
@@ -67,7 +67,9 @@ def resolve(model: str | None, base_url: str | None) -> Target:
         openai = (urlsplit(base_url).hostname or "").endswith("api.openai.com")
         plain = name if openai and prefix == "openai" else model
         return Target(OpenAIChat(renames_max_tokens=openai), base_url.rstrip("/"), plain, OPENAI_KEY)
-    if model is not None and name and prefix != "openai":
+    if slash and not name:
+        raise OptionsError(f"model {model!r} has no name after the provider")
+    if name and prefix != "openai":
         raise OptionsError(
             f"provider {prefix!r} of model {model!r} is not known here (known: openai, sim). "
             "For an OpenAI-compatible server add its address: --base-url http://localhost:8000/v1"
@@ -99,11 +101,11 @@ def _check_url(url: str) -> None:
         port_ok = parts.port is None or parts.port > 0
     except ValueError:
         port_ok, parts = False, urlsplit("")
+    if "@" in url:
+        raise OptionsError("--base-url must not carry a user name or password; use --key-env NAME for the key")
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
         raise OptionsError(f"--base-url {url!r} is no http(s) URL; an example: http://localhost:8000/v1")
-    if parts.username or parts.password:
-        raise OptionsError("--base-url must not carry a user name or password; use --key-env NAME for the key")
-    if parts.query or parts.fragment:
+    if "?" in url or "#" in url:
         raise OptionsError("--base-url must not carry a query or fragment")
     if parts.path.rstrip("/").endswith("/chat/completions"):
         raise OptionsError("--base-url is the address before /chat/completions; leave that part out")

@@ -237,7 +237,7 @@ async def test_answers_that_nothing_takes_are_counted_and_tried_again_at_the_end
         run.journal._file = CountingFile(run.journal._file, room=0)
         run.append(1)
         await run.until(lambda: run.failures)
-        assert "1 answers could not be saved anywhere" in str(run.failures[0])
+        assert "1 answer could not be saved anywhere" in str(run.failures[0])
         (tmp_path / "file").unlink()
     assert "could not be saved" not in str(run.journal.failed)
     assert spilled(tmp_path / "file" / "x") == line(1)
@@ -321,7 +321,7 @@ async def test_failed_sync_is_never_retried_and_saves_what_may_be_gone(run, spil
 async def test_sync_that_fails_only_at_the_end_is_told(run, spill_dir, monkeypatch):
     run.append(1)
     await run.until(lambda: run.offsets)
-    monkeypatch.setattr(journal_module, "sync_data", lambda fd: os.fdatasync(-1))
+    monkeypatch.setattr(journal_module, "sync_data", lambda fd: os.fdatasync(10**6))
     async with failing(run, "durable: Bad file descriptor"):
         pass
     assert spilled(spill_dir) == line(1)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from llmbatch.providers.openai_chat import ChatStream, OpenAIChat, usage_of
+from llmbatch.providers.openai_chat import OpenAIChat
+from llmbatch.providers.openai_stream import ChatStream
+from llmbatch.providers.openai_usage import usage_of
 from llmbatch.records import Failure, Reply, Request, Usage
 
 CHAT = OpenAIChat()
