@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
+from llmbatch.errors import StorageError
 from llmbatch.files.index import IdentitySet, identity_hash, identity_text
 from llmbatch.files.jsonl import parse_line, text_line
 from llmbatch.files.readers import InputFile
@@ -60,6 +61,7 @@ class Reading:
         self.builder = builder
         self.rows = 0
         self.exhausted = False
+        self._interrupted = False
         self._parse = text_line if source.format == "text" else parse_line
         self._encode = encode
         self._fingerprint = fingerprint
@@ -71,16 +73,21 @@ class Reading:
 
     async def more(self) -> list[Line]:
         """The next lines, at most as many as the limit leaves; empty at the end."""
-        if self.exhausted:
+        if self.exhausted or self._interrupted:
             return []
         if self._batches is None:
             self._batches = self.source.batches()
         room = None if self._limit is None else self._limit - self.rows
         lines = [] if room == 0 else await anext(self._batches, [])
         if not lines:
-            self.exhausted = True
+            self.exhausted = not self._interrupted
             self.source.close()
         return lines[:room]
+
+    def interrupt(self) -> None:
+        """Read no more; whoever waits for a silent pipe is woken."""
+        self._interrupted = True
+        self.source.close()
 
     def render(self, line: Line) -> Rendered:
         """Count one more row, and say what it is."""
@@ -101,8 +108,10 @@ class Reading:
     def _compared(
         self, line: Line, row: Row | BadRow, request: Request | BadRow, key: str | None, recovered: Recovered
     ) -> Rendered:
-        duplicate = isinstance(request, BadRow) and request.type == "duplicate_id"
-        found = recovered.find(None if duplicate else row.id, row.index)
+        bad = request if isinstance(request, BadRow) else None
+        found = None if bad and bad.type == "duplicate_id" else recovered.find(row.id, row.index)
+        if found is None and bad:
+            found = recovered.find(None, row.index)  # error lines of rows that never rendered go by their number
         if found is None:
             return Rendered(line, row, request, key, _NEW, None)
         decision = decide(
@@ -117,12 +126,16 @@ _NEW = decide(None, row=0, key=None, on_change="refuse")
 class Desk(Protocol):
     """Who deals with the rows that are not sent."""
 
-    def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None, offset: int) -> None:
+    def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None) -> None:
         """A row that can not be sent becomes an error line."""
         ...
 
     def keep(self, rendered: Rendered) -> None:
         """A row that an earlier run finished."""
+        ...
+
+    def broken(self, error: StorageError) -> None:
+        """The input can not be read on."""
         ...
 
 
@@ -154,8 +167,11 @@ class RowFeed:
     async def refill(self) -> bool:
         """Wait until the output has room, then for further lines. False at the end of the input."""
         await self._ready()
-        self._lines = await self._reading.more()
-        self._next = 0
+        self._lines, self._next = [], 0
+        try:
+            self._lines = await self._reading.more()
+        except StorageError as error:
+            self._desk.broken(error)
         return bool(self._lines)
 
     def _job(self, rendered: Rendered) -> Job | None:
@@ -164,8 +180,8 @@ class RowFeed:
             return None
         fields = rendered.row.fields if isinstance(rendered.row, Row) else None
         if isinstance(rendered.request, BadRow):
-            self._desk.refuse(rendered.request, fields, self.offset)
+            self._desk.refuse(rendered.request, fields)
             return None
         assert rendered.key is not None, "a row that renders has a key"
         shown = fields if self._include_input else None
-        return Job(rendered.row.index, rendered.row.id, rendered.key, rendered.request, self.offset, shown)
+        return Job(rendered.row.index, rendered.row.id, rendered.key, rendered.request, shown)

@@ -35,6 +35,11 @@ class Output(Protocol):
     name: str
     recovered: Recovered | None
 
+    @property
+    def delivered(self) -> bool:
+        """Once closed: every line has reached its reader."""
+        ...
+
     async def begin(self, manifest: Mapping[str, Any]) -> None:
         """Ready to take lines; what an earlier run sealed is opened again."""
         ...
@@ -59,6 +64,10 @@ class Output(Protocol):
         """Every row has its line."""
         ...
 
+    def abandon(self) -> None:
+        """Wait no longer for a reader; lines that it has not taken stay in the journal."""
+        ...
+
     def release(self) -> None:
         """Let go of the lock; safe to call at any time."""
         ...
@@ -66,6 +75,8 @@ class Output(Protocol):
 
 class FileOutput:
     """``OUT.partial`` while it runs, ``OUT`` when it is complete."""
+
+    delivered = True
 
     def __init__(
         self, paths: OutputPaths, lock: OutputLock, options: RunOptions, on_failure: Callable[[StorageError], None]
@@ -112,6 +123,9 @@ class FileOutput:
     async def complete(self, rows: int, failed: int) -> Sealed:
         return await asyncio.to_thread(seal, self._paths, rows, self._order)
 
+    def abandon(self) -> None:
+        """A file has no reader to wait for."""
+
     def release(self) -> None:
         if self.recovered is not None:
             self.recovered.close()
@@ -132,20 +146,20 @@ class StdoutOutput:
         lock: OutputLock | None,
         options: RunOptions,
         on_failure: Callable[[StorageError], None],
-        on_reader_gone: Callable[[OSError], None],
+        on_stdout_error: Callable[[OSError], None],
     ) -> None:
         self._paths = paths
         self._lock = lock
         self._on_failure = on_failure
         self._journal: Journal | None = None
         self._turns = _Turns() if options.order == "input" else None
-        self._writer = StdoutWriter(on_reader_gone)
+        self._writer = StdoutWriter(on_stdout_error)
         self._fd: int | None = None
         self.recovered = None if paths is None else recover(paths)
 
     @property
-    def journal_path(self) -> Path | None:
-        return None if self._paths is None else self._paths.partial
+    def delivered(self) -> bool:
+        return self._writer.delivered
 
     async def begin(self, manifest: Mapping[str, Any]) -> None:
         if self._paths is not None:
@@ -195,10 +209,13 @@ class StdoutOutput:
             os.close(self._fd)
 
     async def complete(self, rows: int, failed: int) -> Sealed:
-        if self._paths is not None and failed == 0 and self._writer.error is None:
+        if self._paths is not None and failed == 0:
             self._paths.partial.unlink(missing_ok=True)
             sync_directory(self._paths.directory)
         return Sealed(rows, 0)
+
+    def abandon(self) -> None:
+        self._writer.abandon()
 
     def release(self) -> None:
         if self.recovered is not None:
@@ -246,7 +263,7 @@ def open_stdout_output(
     state_directory: Path,
     identity: Mapping[str, Any],
     on_failure: Callable[[StorageError], None],
-    on_reader_gone: Callable[[OSError], None],
+    on_stdout_error: Callable[[OSError], None],
     stamp: str,
 ) -> StdoutOutput:
     """Standard output, with its journal in ``state_directory``, named by what the run is: ``identity``.
@@ -256,7 +273,7 @@ def open_stdout_output(
     if options.input != STDIO and is_same_file(options.input, STDOUT_FD):
         raise OptionsError(f"standard output is the input file {options.input}; write to another file")
     if not options.journal_stdout:
-        return StdoutOutput(None, None, options, on_failure, on_reader_gone)
+        return StdoutOutput(None, None, options, on_failure, on_stdout_error)
     name = blake2b(dump_line(dict(identity)), digest_size=10).hexdigest()
     state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in range(1, MAX_SAME_PIPELINES):
@@ -267,7 +284,7 @@ def open_stdout_output(
             continue
         if options.restart:
             _set_aside(paths, stamp)
-        return StdoutOutput(paths, lock, options, on_failure, on_reader_gone)
+        return StdoutOutput(paths, lock, options, on_failure, on_stdout_error)
     raise OutputRefused(f"{MAX_SAME_PIPELINES} runs of this very command are under way")
 
 

@@ -17,20 +17,22 @@ MAX_EXAMPLES = 5
 
 @dataclass(slots=True)
 class Planned:
-    """What the input asks for, counted. ``to_send`` are requests, ``bad`` rows that can not be sent."""
+    """What the input asks for, counted. ``to_send`` are requests, ``bad`` rows that can not be sent,
+    ``moved`` ones whose line must be written again with a new row number."""
 
     resume: ResumePlan = field(default_factory=ResumePlan)
     rows: int = 0
     bad: int = 0
     to_send: int = 0
     prompt_bytes: int = 0
+    moved: int = 0
     bad_examples: list[str] = field(default_factory=list)
 
     @property
     def nothing_to_do(self) -> bool:
         """Every row has the line it needs: nothing is to be sent, refused or written."""
         verdicts = self.resume.verdicts
-        return self.rows == verdicts[Verdict.SKIP_OK] + verdicts[Verdict.CHANGED_KEEP]
+        return not self.moved and self.rows == verdicts[Verdict.SKIP_OK] + verdicts[Verdict.CHANGED_KEEP]
 
 
 async def plan(reading: Reading) -> Planned:
@@ -40,6 +42,7 @@ async def plan(reading: Reading) -> Planned:
         for line in lines:
             rendered = reading.render(line)
             planned.rows += 1
+            planned.moved += rendered.decision.reappend
             planned.resume.count(rendered.decision, row=rendered.row.index, has_id=rendered.row.id is not None)
             if isinstance(rendered.request, BadRow):
                 planned.bad += 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llmbatch._version import __version__
 from llmbatch.errors import InternalError, OptionsError, StorageError
@@ -22,14 +23,16 @@ from llmbatch.options import STDIO, RunOptions
 from llmbatch.output import Output, open_file_output, open_stdout_output
 from llmbatch.plan import Planned, plan, refuse_changes
 from llmbatch.providers.target import resolve
-from llmbatch.records import BadRow, Failure, Reply, Result, Trace
+from llmbatch.records import BadRow, Failure, Reply, Result, Stopped, Trace
 from llmbatch.rules.fingerprint import Fingerprinter
 from llmbatch.rules.request import RequestBuilder
 from llmbatch.scheduler import Job
-from llmbatch.sender import Sender
+from llmbatch.sender import PROVIDER_STOPPED, Sender
 from llmbatch.stopping import Stop, StopReason
 from llmbatch.summary import Snapshot, Summary
 from llmbatch.tally import Tally
+
+T = TypeVar("T")
 
 
 class Run:
@@ -48,6 +51,7 @@ class Run:
         self._fingerprint = Fingerprinter(self._target.url)
         self._disk_error: StorageError | None = None
         self._answered = 0
+        self._unwritten: set[asyncio.Future[None]] = set()
         self._output: Output
         self._sender: Sender
         self._feed: RowFeed
@@ -72,15 +76,17 @@ class Run:
         Raises an LlmbatchError if nothing can be sent at all. Everything else is in the Summary.
         """
         async with AsyncExitStack() as stack:
-            source = await self._open(stack)
-            self._sender = Sender(self.options, self._target, self._tell, self._stop)
-            source, planned = await self._continue(source)
-            stack.callback(source.close)
+            try:
+                source, planned = await self._unless_stopped(self._prepare(stack))
+            except Stopped:
+                return self._stopped_early(command)
             if planned is not None and planned.nothing_to_do and not self._to_stdout:
                 return self._already_complete(planned)
             await self._output.begin(self._manifest())
             self._tell_start(source, planned)
             reading = self._reading(source)
+            self._stop.when_requested(reading.interrupt)
+            self._stop.when_abandoned(self._output.abandon)
             self._feed = RowFeed(reading, self, include_input=self.options.include_input, ready=self._output.room)
             await self._sender.send(self._feed, self._finish)
             return await self._end(reading, command)
@@ -97,6 +103,25 @@ class Run:
     @property
     def _to_stdout(self) -> bool:
         return self.options.output_path == STDIO
+
+    async def _unless_stopped(self, preparing: Coroutine[Any, Any, T]) -> T:
+        """A silent pipe or a long plan must not hold up Ctrl-C: nothing is in flight yet. Raises Stopped."""
+        task = asyncio.ensure_future(preparing)
+        self._stop.when_requested(lambda: _cancel(task))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not self._stop.requested:
+                raise
+            raise Stopped from None
+
+    async def _prepare(self, stack: AsyncExitStack) -> tuple[InputFile, Planned | None]:
+        """Everything that may be refused, and then the plan."""
+        source = await self._open(stack)
+        self._sender = Sender(self.options, self._target, self._tell, self._stop)
+        source, planned = await self._continue(source)
+        stack.callback(source.close)
+        return source, planned
 
     async def _open(self, stack: AsyncExitStack) -> InputFile:
         options = self.options
@@ -121,7 +146,7 @@ class Run:
             "first_line": blake2b(source.first_line, digest_size=8).hexdigest(),
         }
         state = spill_directories(os.environ)[0]
-        return open_stdout_output(self.options, state, identity, self._disk_failed, self._reader_gone, stamp)
+        return open_stdout_output(self.options, state, identity, self._disk_failed, self._stdout_failed, stamp)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -181,6 +206,14 @@ class Run:
         self._tell(RunEnded(0))
         return self.tally.summary(rows=planned.rows, pending=0, exit_code=0, output=self._output.name)
 
+    def _stopped_early(self, command: str | None) -> Summary:
+        reason = self._stop.reason
+        assert reason is not None, "only a stop ends the preparation"
+        self._tell(RunEnded(reason.exit_code))
+        return self.tally.summary(
+            rows=0, pending=0, exit_code=reason.exit_code, input_complete=False, next_command=command
+        )
+
     # Rows on their way
 
     def _tell_start(self, source: InputFile, planned: Planned | None) -> None:
@@ -197,8 +230,8 @@ class Run:
         )
         self.started = True
 
-    def _finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> None:
-        """From here to the journal there is no await: an answer that is in memory is written."""
+    def _finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> asyncio.Future[None]:
+        """From here to the journal there is no await: an answer that is in memory is written. Done when it is."""
         reply, failure = (outcome, None) if isinstance(outcome, Reply) else (None, outcome)
         last = trace.attempts[-1]
         result = Result(
@@ -215,13 +248,18 @@ class Run:
             input=job.input,
         )
         self._answered += 1
-        self._put(result, job.offset)
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwritten.add(written)
+        self._put(result, written)
+        if self._disk_error is not None:
+            self._give_up_waiting()
+        return written
 
-    def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None, offset: int) -> None:
+    def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None) -> None:
         """A row that can not be sent becomes an error line."""
         failure = Failure("permanent", bad.type, bad.reason)
         shown = fields if self.options.include_input else None
-        self._put(Result(bad.index, bad.id, None, None, failure, 0, None, None, None, input=shown), offset)
+        self._put(Result(bad.index, bad.id, None, None, failure, 0, None, None, None, input=shown))
 
     def keep(self, rendered: Rendered) -> None:
         """A row that an earlier run finished."""
@@ -229,8 +267,23 @@ class Run:
         self._output.keep(rendered.row.index, rendered.recorded, reappend=rendered.decision.reappend)
         self._tell(RowKept(ok=True, input_offset=self._feed.offset))
 
-    def _put(self, result: Result, offset: int) -> None:
-        self._output.put(result.row, result_line(result), lambda: self._tell(RowEnded(result, offset)))
+    def broken(self, error: StorageError) -> None:
+        """The input can not be read on: what is in flight is waited for, and written."""
+        self._disk_failed(error)
+
+    def _put(self, result: Result, written: asyncio.Future[None] | None = None) -> None:
+        def done() -> None:
+            self._tell(RowEnded(result, self._feed.offset))
+            if written is not None:
+                self._unwritten.discard(written)
+                _set(written)
+
+        self._output.put(result.row, result_line(result), done)
+
+    def _give_up_waiting(self) -> None:
+        """The disk failed: nobody need wait for it; the journal saves elsewhere what it was given."""
+        while self._unwritten:
+            _set(self._unwritten.pop())
 
     # Ending
 
@@ -240,7 +293,7 @@ class Run:
         except StorageError as error:
             self._disk_failed(error)
         pending = self._feed.taken - self._answered
-        complete = reading.exhausted and not pending and self._disk_error is None
+        complete = reading.exhausted and not pending and self._output.delivered and not self._failed_as_a_whole
         for warning in [*reading.source.warnings, *sorted(self._builder.warnings)]:
             self._tell(Notice("warning", warning))
         if complete:
@@ -259,27 +312,46 @@ class Run:
             raise InternalError(f"the counts do not add up: {summary.to_json()}; please report this")
         return summary
 
+    @property
+    def _failed_as_a_whole(self) -> bool:
+        """The disk failed; or the provider refused everybody, and what was asked meanwhile is to be asked again."""
+        reason = self._stop.reason
+        return self._disk_error is not None or (reason is not None and reason.exit_code == PROVIDER_STOPPED)
+
     def _exit_code(self, complete: bool, reading: Reading) -> int:
         if self._disk_error is not None:
             return self._disk_error.exit_code
         reason = self._stop.reason
-        if reason is not None and (not complete or reason.exit_code == 141):
+        if reason is not None and not complete:
             return reason.exit_code
         return 1 if self.tally.failed or reading.source.truncated else 0
 
     def _disk_failed(self, error: StorageError) -> None:
         if self._disk_error is None:
             self._disk_error = error
+            self._give_up_waiting()
             self._tell(Notice("warning", str(error)))
             self._stop.request(StopReason("the disk failed", error.exit_code))
 
-    def _reader_gone(self, error: OSError) -> None:
-        self._stop.request(StopReason("nobody reads standard output any more", 141))
+    def _stdout_failed(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError | ConnectionResetError):
+            self._stop.request(StopReason("nobody reads standard output any more", 141))
+        else:
+            self._disk_failed(StorageError(f"cannot write standard output: {error.strerror}"))
 
     def _tell(self, event: Event) -> None:
         self.tally(event)
         if self._listen is not None:
             self._listen(event)
+
+
+def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _hash(text: str | None) -> str | None:

@@ -7,7 +7,7 @@ A worker whose row rests before its next try does not count, so another one take
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,17 +15,18 @@ from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Stopped,
 
 # Rows that rest between tries cost some kilobytes each; beyond this many no further row is taken.
 MAX_RESTING = 5_000
+# Ten thousand workers started at once would all open their connections before the first request leaves.
+START_TOGETHER = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row that is to be sent. ``offset`` is how far the input had been read when it was taken."""
+    """A row that is to be sent; ``input`` is what is shown of it beside its result."""
 
     row: int
     id: str | int | float | None
     key: str
     request: Request
-    offset: int = 0
     input: Any = None
 
 
@@ -41,7 +42,9 @@ class Feed(Protocol):
         ...
 
 
-Finish = Callable[[Job, Reply | Failure, Trace], None]
+Finish = Callable[[Job, Reply | Failure, Trace], Awaitable[None] | None]
+"""Takes the outcome of a job without waiting. What it returns is awaited before the worker takes its next row, so
+that rows under way and rows not yet written are together never more than the capacity."""
 
 
 class Scheduler:
@@ -62,6 +65,7 @@ class Scheduler:
         self._call: Call
         self._capacity: Callable[[], int]
         self._refilling = asyncio.Lock()
+        self._reader: asyncio.Task[Any] | None = None
         self._workers: set[asyncio.Task[None]] = set()
         self._resters: set[asyncio.Future[None]] = set()
         self._stopping = False
@@ -77,12 +81,16 @@ class Scheduler:
         """Until the feed is at its end, or until stopped and drained. Raises what a worker raised by mistake."""
         self._call, self._capacity = call, capacity
         async with asyncio.TaskGroup() as self._group:
-            for _ in range(capacity()):
-                self._spawn()
+            while (room := self._room()) > 0:
+                for _ in range(min(room, START_TOGETHER)):
+                    self._spawn()
+                await asyncio.sleep(0)
 
     def stop(self) -> None:
         """Take no further row and send none again; what is in flight goes on."""
         self._stopping = True
+        if self._reader is not None:
+            self._reader.cancel()  # its feed may be a terminal that never gives another line
         for rester in self._resters:
             if not rester.done():
                 rester.set_exception(Stopped())
@@ -130,23 +138,34 @@ class Scheduler:
         worker.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
-        while not self._done and self._room() >= 0:
-            job = self._feed.take()
-            if job is not None:
-                await self._do(job)
-            elif not await self._refill():
-                return
+        try:
+            while not self._done and self._room() >= 0:
+                job = self._feed.take()
+                if job is not None:
+                    await self._do(job)
+                elif not await self._refill():
+                    return
+        finally:
+            # At once, not when the task is done: workers that end in one turn of the loop would all count as surplus.
+            self._workers.discard(_this_task())
 
     async def _refill(self) -> bool:
         """Get more into the feed, one worker at a time. False at the end."""
         async with self._refilling:
             job = None if self._done else self._feed.take()
             if job is None:
-                if not self._done and not await self._feed.refill():
+                if not self._done and not await self._read():
                     self._exhausted = True
                 return not self._done
         await self._do(job)
         return True
+
+    async def _read(self) -> bool:
+        self._reader = _this_task()
+        try:
+            return await self._feed.refill()
+        finally:
+            self._reader = None
 
     async def _do(self, job: Job) -> None:
         trace = Trace()
@@ -158,9 +177,17 @@ class Scheduler:
             outcome = failed.failure
         except Stopped:
             return
-        self._finish(job, outcome, trace)
+        written = self._finish(job, outcome, trace)
+        if written is not None:
+            await written
         if self._room() > 0:
             self._top_up()
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None, "workers are tasks"
+    return task
 
 
 def _wake(rester: asyncio.Future[None]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from llmbatch._version import __version__
 from llmbatch.calls.deadlines import Watch
@@ -26,6 +27,11 @@ from llmbatch.rules.window import window_for
 from llmbatch.scheduler import Feed, Finish, Job, Scheduler
 from llmbatch.stopping import Stop, StopReason
 
+if TYPE_CHECKING:
+    from llmbatch.sim.options import SimOptions
+
+# The exit code when every row would fail for the same reason: key, quota, model.
+PROVIDER_STOPPED = 3
 _NOT_STARTED = Status(0, 0, 0, 0.0, "idle")
 
 
@@ -39,6 +45,7 @@ class Sender:
         self._stop = stop
         self._fuse = Fuse()
         self._headers = self._fixed_headers()
+        self._sim_options = self._simulator_options() if target.simulated else None
         self._stack: Stack | None = None
         self._scheduler: Scheduler
         self._finish: Finish
@@ -64,7 +71,10 @@ class Sender:
             self._stop.when_requested(self._drain)
             self._stop.when_abandoned(self._scheduler.abandon)
             window = self._stack.limiter.window
-            await self._scheduler.run(self._stack.call, lambda: window.size)
+            try:
+                await self._scheduler.run(self._stack.call, lambda: window.size)
+            except ExceptionGroup as group:
+                raise _first(group) from None
 
     def _layers(self, wire: Wire, clock: Callable[[], float]) -> Stack:
         options, ceiling = self._options, raise_descriptors()
@@ -114,23 +124,29 @@ class Sender:
         self._listen(Notice("info", f"{key.source} is not sent to {target.origin}, which is not https"))
         return None
 
-    async def _start_simulator(self, stack: AsyncExitStack) -> str:
+    def _simulator_options(self) -> SimOptions:
         from llmbatch.sim.options import sim_options_from
-        from llmbatch.sim.server import SimServer
 
         try:
             options = sim_options_from({name: str(value) for name, value in self._options.sim.items()})
         except ValueError as error:
             raise OptionsError(f"--sim {error}") from error
-        server = await stack.enter_async_context(SimServer(replace(options, port=0)))
+        return replace(options, port=0)
+
+    async def _start_simulator(self, stack: AsyncExitStack) -> str:
+        from llmbatch.sim.server import SimServer
+
+        assert self._sim_options is not None, "only a simulated target starts the simulator"
+        server = await stack.enter_async_context(SimServer(self._sim_options))
         return server.base_url + self._target.provider.path
 
-    def _finished(self, job: Job, outcome: Reply | Failure, trace: Trace) -> None:
-        self._finish(job, outcome, trace)
+    def _finished(self, job: Job, outcome: Reply | Failure, trace: Trace) -> Awaitable[None] | None:
+        written = self._finish(job, outcome, trace)
         if isinstance(outcome, Reply):
             self._fuse.good()
         elif self._fuse.blows(outcome):
-            self._stop.request(StopReason(outcome.message, 3))
+            self._stop.request(StopReason(outcome.message, PROVIDER_STOPPED))
+        return written
 
     def _drain(self) -> None:
         assert self._stack is not None, "draining comes after the start"
@@ -140,6 +156,12 @@ class Sender:
         grace_s = self._options.drain_s
         self._listen(Draining(self._stack.limiter.in_flight, grace_s, self._stop.reason.why))
         asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """What went wrong, without the task groups around it."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
 def _shortest_s(options: RunOptions) -> float:

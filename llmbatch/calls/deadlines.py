@@ -9,11 +9,33 @@ more look, so that the selector is polled in between; and a task whose answer ha
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Literal
+
+from llmbatch.records import Failure, FailureClass
 
 Limit = Literal["total", "first_token", "idle"]
 
 TICK_S = 0.25
+
+_TEXT: Mapping[Limit, str] = {
+    "total": "no complete answer within {:g} s (--timeout)",
+    "first_token": "no first token within {:g} s (--first-token-timeout)",
+    "idle": "the answer stood still for {:g} s (--idle-timeout)",
+}
+
+
+def timed_out(limit: Limit, seconds: float, request_id: str | None) -> Failure:
+    """The server may have done, and billed, the work."""
+    word = "timeout" if limit == "total" else f"{limit}_timeout"
+    return Failure("ambiguous", word, _TEXT[limit].format(seconds), retryable=True, request_id=request_id)
+
+
+def row_deadline(kind: FailureClass, request_id: str | None) -> Failure:
+    """The time for all attempts of a row is over; ``kind`` says whether this one was sent."""
+    return Failure(
+        kind, "row_deadline", "the row's time was over (--row-deadline)", retryable=True, request_id=request_id
+    )
 
 
 class Guard:

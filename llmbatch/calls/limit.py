@@ -39,17 +39,17 @@ class Limiter:
         self._clock = clock
         self._chance = chance
         self._listen = listen
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._old = 0  # in flight since before the gate last closed
         self.in_flight = 0
         self.peak_in_flight = 0
 
     async def __call__(self, request: Request, trace: Trace, /) -> Reply:
         if self._closed:
             raise Stopped
-        if self._waiting or not self._admit():
-            await self._turn()
+        closings = await self._turn() if self._waiting or not self._admit() else self.gate.closings
         try:
             reply = await self._inner(request, trace)
         except CallFailed as failed:
@@ -59,9 +59,7 @@ class Limiter:
             self._answered(trace)
             return reply
         finally:
-            self.in_flight -= 1
-            if self._waiting:
-                self._pump()
+            self._leave(closings)
 
     def close(self) -> None:
         """Send nothing more: whoever waits gets Stopped. What is in flight goes on."""
@@ -84,7 +82,7 @@ class Limiter:
         return "concurrency" if self.in_flight >= self._allowed() or self._pace is None else "requests"
 
     def _allowed(self) -> int:
-        return self.gate.allowed(self.window.size)
+        return self.gate.allowed(self.window.size, self._old)
 
     def _admit(self) -> bool:
         """Take a slot now, if window, gate and pace all allow it."""
@@ -96,6 +94,14 @@ class Limiter:
             self._pace.take(self._clock())
         return True
 
+    def _leave(self, closings: int) -> None:
+        """Give back the slot that was taken when the gate had closed ``closings`` times."""
+        self.in_flight -= 1
+        if closings != self.gate.closings:
+            self._old -= 1
+        if self._waiting:
+            self._pump()
+
     def _wait_s(self) -> float:
         if self._pace is None and self.gate.ramp is None:
             return 0.0
@@ -103,16 +109,16 @@ class Limiter:
         paced_s = self._pace.wait_s(now_s) if self._pace is not None else 0.0
         return max(paced_s, self.gate.wait_s(now_s))
 
-    async def _turn(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
+    async def _turn(self) -> int:
+        """Wait for a slot; how often the gate had closed when it was given."""
+        waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._pump()
         try:
-            await waiter
+            return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.in_flight -= 1
-                self._pump()
+                self._leave(waiter.result())
             raise
 
     def _pump(self) -> None:
@@ -121,7 +127,7 @@ class Limiter:
             if self._waiting[0].done():
                 self._waiting.popleft()
             elif self._admit():
-                self._waiting.popleft().set_result(None)
+                self._waiting.popleft().set_result(self.gate.closings)
             else:
                 self._wake_later()
                 return
@@ -146,7 +152,10 @@ class Limiter:
         now_s = self._clock()
         if failure.rate_limited and trace.limited_since_s is None:
             trace.limited_since_s = now_s
+        closings, before_s = self.gate.closings, self.gate.wait_s(now_s)
         pause_s = self.gate.limited(now_s, trace.attempts[-1].sent_s, failure.retry_after_s, self._chance())
+        if self.gate.closings != closings:
+            self._old = self.in_flight
         self._listen(GateClosed(pause_s, failure.message))
-        if pause_s > VISIBLE_PAUSE_S:
+        if pause_s > VISIBLE_PAUSE_S >= before_s:
             self._listen(Notice("warning", f"the provider asked for a pause of {pause_s:,.0f} s: {failure.message}"))

@@ -6,13 +6,14 @@ import asyncio
 import errno
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import aiohttp
 import orjson
 from yarl import URL
 
-from llmbatch.calls.deadlines import Guard, Limit, Watch
+from llmbatch.calls.deadlines import Guard, Limit, Watch, row_deadline, timed_out
 from llmbatch.options import MAX_BODY_BYTES, Timeouts
 from llmbatch.providers.base import Provider
 from llmbatch.providers.openai_errors import BODY_KEPT_BYTES, request_id
@@ -25,11 +26,10 @@ DNS_CACHE_S = 300
 # aiohttp warns about larger bodies given as bytes; a file object is sent in pieces.
 LARGE_BODY_BYTES = 2**20
 
-_LIMIT_TEXT: Mapping[Limit, str] = {
-    "total": "no complete answer within {:g} s (--timeout)",
-    "first_token": "no first token within {:g} s (--first-token-timeout)",
-    "idle": "the stream stood still for {:g} s (--idle-timeout)",
-}
+# The end of a stream's body comes some packets after its end marker; then the connection can be used again.
+LINGER_S = 1.0
+# What a server may repeat in an error, and nobody may read there.
+KEY_HEADERS = ("Authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 
 def open_session(headers: Mapping[str, str], timeouts: Timeouts) -> aiohttp.ClientSession:
@@ -74,6 +74,8 @@ class Wire:
         self._watch = watch
         self._clock = clock
         self._stream = stream
+        self._lingering: set[asyncio.Task[None]] = set()
+        self._keys = [session.headers[name].rpartition(" ")[2] for name in KEY_HEADERS if name in session.headers]
 
     async def __call__(self, request: Request, trace: Trace, /) -> Reply:
         attempt = Attempt(sent_s=self._clock())
@@ -82,14 +84,17 @@ class Wire:
         data = orjson.dumps(self._provider.streamed(body) if self._stream else body)
         total_s = self._timeouts.total_s
         if trace.deadline_s is not None:
-            total_s = max(0.0, min(total_s, trace.deadline_s - attempt.sent_s))
+            total_s = min(total_s, trace.deadline_s - attempt.sent_s)
         first_token_s = self._timeouts.first_token_s if self._stream else None
-        with self._watch.guard(total_s, first_token_s) as guard:
-            outcome = await self._exchange(data, attempt, guard, total_s)
+        if total_s <= 0:
+            outcome: Reply | Failure = row_deadline("never_sent", None)
+        else:
+            with self._watch.guard(total_s, first_token_s) as guard:
+                outcome = await self._exchange(data, attempt, guard, total_s)
         attempt.latency_s = self._clock() - attempt.sent_s
         if isinstance(outcome, Failure):
-            attempt.failure = outcome
-            raise CallFailed(outcome)
+            attempt.failure = self._without_keys(outcome)
+            raise CallFailed(attempt.failure)
         return outcome
 
     async def _exchange(self, data: bytes, attempt: Attempt, guard: Guard, total_s: float) -> Reply | Failure:
@@ -109,12 +114,26 @@ class Wire:
 
     async def _send(self, data: bytes, attempt: Attempt, guard: Guard) -> Reply | Failure:
         payload = data if len(data) < LARGE_BODY_BYTES else io.BytesIO(data)
-        async with self._session.post(self._url, data=payload, allow_redirects=False) as response:
-            attempt.request_id = request_id(response.headers)
-            if self._stream and response.status == 200 and response.content_type == "text/event-stream":
-                return await self._read_stream(response, attempt, guard)
+        response = await self._session.post(self._url, data=payload, allow_redirects=False)
+        try:
+            outcome = await self._receive(response, attempt, guard)
+        except BaseException:
+            response.close()
+            raise
+        self._let_go(response)
+        return outcome
+
+    async def _receive(self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard) -> Reply | Failure:
+        attempt.request_id = request_id(response.headers)
+        if self._stream and response.status == 200 and response.content_type == "text/event-stream":
+            return await self._read_stream(response, attempt, guard)
+        try:
             body = await _read_body(response, guard, self._timeouts.idle_s)
-            return self._provider.decode(response.status, response.headers, body)
+        except (aiohttp.ClientError, OSError):
+            if response.status == 200:
+                raise
+            body = b""  # the status alone says what to do: a rate limit must close the gate
+        return self._provider.decode(response.status, response.headers, body)
 
     async def _read_stream(self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard) -> Reply | Failure:
         """Events until the end marker. Comments and pings do not count as life: only parts of the answer do."""
@@ -134,19 +153,43 @@ class Wire:
             pass  # the decoder knows whether the end marker came, and keeps what came before the cut
         return answer.finish()
 
-    def _timed_out(self, limit: Limit, attempt: Attempt, total_s: float) -> Failure:
-        seconds = {
-            "total": total_s,
-            "first_token": self._timeouts.first_token_s,
-            "idle": self._timeouts.idle_s,
-        }[limit]
-        return Failure(
-            kind="ambiguous",
-            type=f"{limit}_timeout" if limit != "total" else "timeout",
-            message=_LIMIT_TEXT[limit].format(seconds),
-            retryable=True,
-            request_id=attempt.request_id,
+    def _without_keys(self, failure: Failure) -> Failure:
+        message, body = failure.message, failure.body
+        for key in self._keys:
+            message, body = message.replace(key, "[key]"), body and body.replace(key, "[key]")
+        return (
+            failure
+            if message == failure.message and body == failure.body
+            else replace(failure, message=message, body=body)
         )
+
+    def _timed_out(self, limit: Limit, attempt: Attempt, total_s: float) -> Failure:
+        times = self._timeouts
+        if limit == "total" and total_s < times.total_s:
+            return row_deadline("ambiguous", attempt.request_id)
+        seconds = {"total": times.total_s, "first_token": times.first_token_s, "idle": times.idle_s}[limit]
+        return timed_out(limit, seconds, attempt.request_id)
+
+    def _let_go(self, response: aiohttp.ClientResponse) -> None:
+        """Nobody waits for what comes after the answer; it is read on the side, then the connection is used again."""
+        if response.content.at_eof() or response.content.exception() is not None:
+            response.close()
+            return
+        lingering = asyncio.create_task(_linger(response))
+        self._lingering.add(lingering)
+        lingering.add_done_callback(self._lingering.discard)
+
+
+async def _linger(response: aiohttp.ClientResponse) -> None:
+    """Read to the end of the body, or to the end of patience. Closing the session ends it at once."""
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while await response.content.readany():
+                pass
+    except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError
+        pass
+    finally:
+        response.close()
 
 
 async def _read_body(response: aiohttp.ClientResponse, guard: Guard, idle_s: float) -> bytes:
@@ -155,6 +198,7 @@ async def _read_body(response: aiohttp.ClientResponse, guard: Guard, idle_s: flo
     body = await stream.readany()
     if stream.at_eof():
         return body
+    guard.heard(idle_s)
     parts, received = [body], len(body)
     while chunk := await stream.readany():
         guard.heard(idle_s)

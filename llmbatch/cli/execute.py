@@ -84,6 +84,8 @@ async def _run(options: RunOptions, shown: Shown) -> Summary:
             ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await ticker
+            if run.started:
+                printer.refresh(run.snapshot())
 
 
 async def _tick(run: Run, printer: Printer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -173,6 +174,12 @@ def run(
     except LlmbatchError as error:
         typer.echo(f"llmbatch: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:  # before the run listens to signals, or after
+        raise typer.Exit(130) from None
+    except Exception:
+        traceback.print_exc()
+        typer.echo("llmbatch: this is a bug; please report it. What was done is safe in the results", err=True)
+        raise typer.Exit(70) from None
     raise typer.Exit(code)
 
 

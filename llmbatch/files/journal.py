@@ -146,6 +146,10 @@ class Journal:
                 await self._write_in_turn()
             if self._cause is not None and (self.failed is None or self._unsaved or self._unsafe_from is not None):
                 await self._save([])
+        except Exception as error:  # a bug; who waits in sync or room must not wait for ever
+            self._cause = f"the writer of {self._path} stopped: {error!r}"
+            self._tell()
+            raise
         finally:
             self._drained = True
             with contextlib.suppress(OSError):  # everything that matters was synced or saved
@@ -185,20 +189,21 @@ class Journal:
         return rest
 
     def _acknowledge(self, batch: _Batch, done: int) -> _Batch:
-        limit = self._good + done
-        for number, (line, written) in enumerate(batch):
+        """Count the lines that are whole in the file, and tell their owners; return the others."""
+        limit, whole = self._good + done, 0
+        for line, written in batch:
             if self._good + len(line) > limit:
-                return batch[number:]
-            start, self._good = self._good, self._good + len(line)
-            self._lines_to_sync += 1
+                break
+            start, self._good, whole = self._good, self._good + len(line), whole + 1
             try:
                 written(start)
             except Exception as error:  # not the journal's: the other lines go on, and close raises it
                 self._bug = self._bug or error
+        self._lines_to_sync += whole
         self._dirty.set()
         if self._lines_to_sync >= SYNC_AFTER_LINES or self._good - self._durable >= SYNC_AFTER_BYTES:
             self._due.set()
-        return []
+        return batch[whole:]
 
     async def _sync_in_time(self) -> None:
         while self._can_sync and not (self._drained and self._durable == self._good):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from array import array
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -49,7 +48,6 @@ class Recovered:
         self.notices: list[str] = []
         self.by_row = RowTable()
         self._index = IdentityIndex()
-        self._displaced = array("Q")
         self._fd = open_private(path, os.O_RDONLY)
 
     def __len__(self) -> int:
@@ -71,18 +69,7 @@ class Recovered:
 
     def read_bytes(self, offset: int) -> bytes:
         """The same, as it is, with its newline."""
-        size = _READ_BYTES
-        while True:
-            data = os.pread(self._fd, size, offset)
-            end = data.find(b"\n") + 1
-            if end or len(data) < size:
-                return data[:end] if end else data
-            size *= 8
-
-    def kept(self, rows: int) -> list[int]:
-        """Offsets of standing lines of rendered rows that have no number in 1..``rows``: no longer in the input."""
-        candidates = sorted({*self._displaced, *self.by_row.above(rows)})
-        return [offset for offset in candidates if self._stands(offset)]
+        return read_line(self._fd, offset)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -130,8 +117,6 @@ class Recovered:
         line = self.read(holder)
         if line["key"] is None:
             self._count(line, -1)  # it said that this row number could not be sent; now another line speaks for it
-        else:
-            self._displaced.append(holder)
 
     def _count(self, line: dict[str, Any], by: int) -> None:
         if line["status"] == "ok":
@@ -156,9 +141,16 @@ class Recovered:
         """The offset of the line that stands for the row of this one."""
         return self._slot(identity_of(line))[1]
 
-    def _stands(self, offset: int) -> bool:
-        line = self.read(offset)
-        return line["key"] is not None and self.standing(line) == offset
+
+def read_line(fd: int, offset: int) -> bytes:
+    """The line of an open file that starts at ``offset``, with its newline."""
+    size = _READ_BYTES
+    while True:
+        data = os.pread(fd, size, offset)
+        end = data.find(b"\n") + 1
+        if end or len(data) < size:
+            return data[:end] if end else data
+        size *= 8
 
 
 def parse_line(data: bytes) -> dict[str, Any] | None:

@@ -57,11 +57,17 @@ def scan(path: Path) -> Recovered:
 
 def reopen_sealed(paths: OutputPaths) -> Recovered:
     """Make the sealed OUT the journal again, so that failed, new or changed rows can be appended."""
-    scan(paths.out).close()
-    paths.out.rename(paths.partial)
-    sync_directory(paths.directory)
-    recovered, tail = _pass(paths.partial)
-    _mend(paths, recovered, tail)
+    recovered, tail = _pass(paths.out)
+    try:
+        if tail.torn:
+            raise _damaged(paths.out, tail.offset, tail.number)
+        paths.out.rename(paths.partial)
+        recovered.path = paths.partial
+        sync_directory(paths.directory)
+        _mend(paths, recovered, tail)
+    except BaseException:
+        recovered.close()
+        raise
     return recovered
 
 

@@ -14,10 +14,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from llmbatch.errors import InternalError, StorageError
+from llmbatch.errors import StorageError
 from llmbatch.files.paths import OutputPaths, open_private, sync_data, sync_directory, write_all
-from llmbatch.files.recovered import Recovered
-from llmbatch.files.recovery import scan
+from llmbatch.files.winners import Winners
 
 _CHUNK_BYTES = 1 << 20
 
@@ -33,26 +32,17 @@ class Sealed:
 def seal(paths: OutputPaths, rows: int, order: Literal["input", "completion"] = "input") -> Sealed:
     """Write OUT from a journal that has a line for each of the rows 1..``rows``, and remove the journal.
 
-    The journal must be closed (durable) and the lock held. About 40 bytes of memory a row; blocks, so give it a thread.
+    The journal must be closed (durable) and the lock held. 8 to 20 bytes of memory a row; blocks, so give it a thread.
     Raises InternalError naming a row without a line, StorageError when the disk fails; the journal is then untouched.
     """
-    with scan(paths.partial) as recovered:
-        offsets = array("Q", (_offset(recovered, row) for row in range(1, rows + 1)))
-        kept = recovered.kept(rows)
-        if order == "completion":
-            offsets = array("Q", sorted(offsets))
+    with Winners(paths.partial) as winners:
+        winners.check(rows)
+        kept = winners.kept(rows)
         try:
-            _write(paths, map(recovered.read_bytes, chain(offsets, kept)))
+            _write(paths, winners.lines(rows, kept, by_offset=order == "completion"))
         except OSError as error:
             raise _cannot_seal(paths, error) from error
     return Sealed(rows + len(kept), len(kept))
-
-
-def _offset(recovered: Recovered, row: int) -> int:
-    offset = recovered.by_row.get(row)
-    if offset is None:
-        raise InternalError(f"row {row} has no line in {recovered.path}, though the run ended; please report this")
-    return offset
 
 
 def _write(paths: OutputPaths, lines: Iterable[bytes]) -> None:

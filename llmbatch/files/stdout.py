@@ -17,7 +17,7 @@ MAX_WAITING_BYTES = 8 * 2**20
 
 
 class StdoutWriter:
-    """Writes what it is given, in order. ``on_error`` is called once, from the loop, when the reader is gone.
+    """Writes what it is given, in order. ``on_error`` is called once, from the loop, if a write fails.
 
     The thread is a daemon: a write that waits for a stuck reader must not keep the process from exiting.
     """
@@ -30,6 +30,7 @@ class StdoutWriter:
         self._waiting_bytes = 0
         self._moved = asyncio.Event()
         self._ended = asyncio.Event()
+        self._abandoned = False
         self.error: OSError | None = None
         threading.Thread(target=self._pump, name="llmbatch-stdout", daemon=True).start()
 
@@ -40,14 +41,25 @@ class StdoutWriter:
 
     async def room(self) -> None:
         """Wait while the reader is far behind."""
-        while self._waiting_bytes > MAX_WAITING_BYTES and self.error is None:
+        while self._waiting_bytes > MAX_WAITING_BYTES and self.error is None and not self._abandoned:
             self._moved.clear()
             await self._moved.wait()
 
     async def close(self) -> None:
-        """Wait until all is written, or the reader is gone."""
+        """Wait until all is written, or the reader is gone or given up."""
         self._queue.put(None)
         await self._ended.wait()
+
+    def abandon(self) -> None:
+        """Wait no longer for a reader that does not read."""
+        self._abandoned = True
+        self._moved.set()
+        self._ended.set()
+
+    @property
+    def delivered(self) -> bool:
+        """Everything handed over so far was written."""
+        return self.error is None and self._waiting_bytes == 0
 
     def _pump(self) -> None:
         while (data := self._queue.get()) is not None:

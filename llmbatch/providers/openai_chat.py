@@ -69,10 +69,10 @@ class OpenAIChat:
             document = loads(body)
         except (ValueError, RecursionError):
             return _not_json(status, headers, body)
+        if isinstance(document, dict) and document.get("error"):
+            return _error_with_200(headers, body)
         reply = _reply_of(document)
         if isinstance(reply, Failure):
-            if reply.type == "error_in_answer":
-                return _error_with_200(headers, body)
             return replace(reply, http_status=status, body=_kept(body), request_id=request_id(headers))
         return reply
 
@@ -84,8 +84,6 @@ class OpenAIChat:
 def _reply_of(document: Any) -> Reply | Failure:
     if not isinstance(document, dict):
         return Failure("unusable", "bad_answer", "the answer is no JSON object", retryable=True)
-    if document.get("error"):
-        return Failure("unusable", "error_in_answer", "an error with HTTP 200")
     choices = document.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None

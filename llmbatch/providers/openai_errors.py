@@ -67,7 +67,13 @@ _TYPE = {
     529: "overloaded",
 }
 
-_CONTEXT_PHRASES = ("maximum context length", "context length", "context window", "exceed_context_size", "max_new_tokens` must be")
+_CONTEXT_PHRASES = (
+    "maximum context length",
+    "context length",
+    "context window",
+    "exceed_context_size",
+    "max_new_tokens` must be",
+)
 _MODEL_PHRASES = ("model_not_found", "does not exist", "try pulling it first")
 
 

@@ -1,8 +1,9 @@
 """One gate for all rows of an endpoint: a rate-limit answer closes it, and it reopens with a ramp, not a stampede.
 
 The first 429 pauses everybody: unsuccessful requests count against the limit too. Answers to requests that
-left before the gate closed say nothing new. After the pause one request goes; each good answer lets one
-more be in flight, which doubles the flow every round trip.
+left before the gate closed say nothing new, unless they ask for a pause when it has long reopened. After the
+pause one request goes; each good answer lets one more be in flight, which doubles the flow every round trip.
+Requests from before the pause do not count in the ramp: one that takes minutes must not hold up all others.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ CAP_S = 60.0
 
 
 class Gate:
-    """The state of one gate. Times are of the run's clock; owned by one limiter."""
+    """The state of one gate. Times are of the run's clock; owned by one limiter.
 
-    __slots__ = ("_closed_at_s", "_strikes", "closed_until_s", "ramp")
+    ``closings`` counts how often it closed anew: what was admitted under another count is from before the pause.
+    """
+
+    __slots__ = ("_closed_at_s", "_strikes", "closed_until_s", "closings", "ramp")
 
     def __init__(self) -> None:
         self.closed_until_s = float("-inf")
+        self.closings = 0
         self.ramp: int | None = None
         self._closed_at_s = float("-inf")
         self._strikes = 0
@@ -28,17 +33,18 @@ class Gate:
         """Seconds until the gate opens; 0 if it is open."""
         return max(0.0, self.closed_until_s - now_s)
 
-    def allowed(self, window: int) -> int:
-        """How many may be in flight, of the ``window`` that else holds."""
-        return window if self.ramp is None else min(window, self.ramp)
+    def allowed(self, window: int, old: int) -> int:
+        """How many may be in flight, of the ``window`` that else holds, with ``old`` ones from before the pause."""
+        return window if self.ramp is None else min(window, self.ramp + old)
 
     def limited(self, now_s: float, sent_s: float, retry_after_s: float | None, chance: float) -> float:
         """A rate-limit answer came for a request sent at ``sent_s``; ``chance`` is uniform in [0, 1).
 
         Returns for how many seconds from now the gate is closed.
         """
-        news = sent_s >= self._closed_at_s
+        news = sent_s >= self._closed_at_s or (self.ramp is None and retry_after_s is not None)
         if news:
+            self.closings += 1
             self._strikes += 1
             self._closed_at_s = now_s
             self.ramp = 1

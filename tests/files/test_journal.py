@@ -19,6 +19,7 @@ from llmbatch.files import journal as journal_module
 from llmbatch.files.journal import Journal, manifest_line
 from llmbatch.files.paths import OutputPaths
 from llmbatch.files.recovery import recover
+from llmbatch.files.spill import Spill, spill_directories
 
 
 def line(row, size=0):
@@ -299,6 +300,56 @@ async def test_writes_do_not_wait_behind_a_slow_disk_but_sending_does(run, monke
     await run.journal.close()
 
 
+@pytest.mark.parametrize("ending", ["sync", "close"])
+async def test_line_written_during_a_sync_is_made_durable_by_another_one(run, monkeypatch, ending):
+    gate, begun = threading.Event(), []
+
+    def slow(fd):
+        begun.append(os.fstat(fd).st_size)
+        gate.wait(5)
+
+    monkeypatch.setattr(journal_module, "sync_data", slow)
+    run.append(1)
+    first = asyncio.create_task(run.journal.sync())
+    await run.until(lambda: begun)
+    run.append(2)
+    last = asyncio.create_task(getattr(run.journal, ending)())
+    await run.until(lambda: 2 in run.offsets)
+    gate.set()
+    await asyncio.gather(first, last)
+    assert begun == [len(line(1)), 2 * len(line(1))]
+    await run.journal.close()
+
+
+def test_spill_file_that_fails_keeps_whole_lines_and_the_next_directory_takes_over(tmp_path, monkeypatch):
+    spill = Spill("out", [tmp_path / "a", tmp_path / "b"])
+    assert spill.save(None, [line(1)])
+    errors = [errno.ENOSPC, errno.ENOSPC]
+
+    def sync(fd):
+        if errors:
+            raise OSError(errors.pop(), "full")
+
+    monkeypatch.setattr("llmbatch.files.spill.sync_data", sync)
+    assert spill.save(None, [line(2), line(3)])
+    assert [(file.parent.name, file.read_bytes()) for file in spill.files] == [
+        ("a", line(1)),
+        ("b", line(2) + line(3)),
+    ]
+    assert len(list((tmp_path / "a").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "first"),
+    [
+        ({"XDG_STATE_HOME": "/s", "HOME": "/h", "TMPDIR": "/t"}, "/s/llmbatch"),
+        ({"HOME": "/h", "TMPDIR": "/t"}, "/h/.local/state/llmbatch"),
+    ],
+)
+def test_spill_goes_to_the_state_directory_then_to_tmpdir(environ, first):
+    assert spill_directories(environ) == (Path(first), Path("/t"))
+
+
 async def test_failed_sync_is_never_retried_and_saves_what_may_be_gone(run, spill_dir, monkeypatch):
     run.append(1)
     await run.journal.sync()
@@ -362,6 +413,18 @@ async def test_callback_that_raises_stops_no_other_line_and_is_raised_at_the_end
         await run.journal.close()
     assert run.offsets.keys() == {1, 3}
     assert paths.partial.read_bytes() == line(1) + line(2) + line(3)
+
+
+async def test_bug_in_the_writer_lets_nobody_wait_for_ever(run, monkeypatch):
+    async def broken(data):
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(run.journal._file, "write", broken)
+    run.append(1)
+    with pytest.raises(StorageError, match="bug"):
+        await run.journal.sync()
+    with pytest.raises(ExceptionGroup):
+        await run.journal.close()
 
 
 async def test_cancelled_close_still_writes_everything(run, paths):

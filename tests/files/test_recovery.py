@@ -254,6 +254,19 @@ def test_reopened_output_is_the_journal_again(paths):
     assert paths.partial.stat().st_mode & 0o777 == 0o644
 
 
+def test_damaged_output_is_not_reopened(paths):
+    paths.out.write_bytes(dump(result(1)) + b"x")
+    with pytest.raises(StorageError, match="line 2"):
+        reopen_sealed(paths)
+    assert paths.out.exists()
+
+
+def test_reopened_output_without_a_last_newline_can_be_appended_to(paths):
+    paths.out.write_bytes(dump(result(1))[:-1])
+    with reopen_sealed(paths) as found:
+        assert found.end == paths.partial.stat().st_size == len(dump(result(1)))
+
+
 def test_foreign_output_is_not_reopened(paths):
     paths.out.write_bytes(b'{"prompt":"x"}\n')
     with pytest.raises(OutputRefused):

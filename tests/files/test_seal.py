@@ -80,7 +80,7 @@ def test_moved_rows_stand_at_their_new_number_only(paths):
 @pytest.mark.parametrize("lines", [[result(1), result(3)], [result(1, id="a"), result(2, id="a"), result(3)]])
 def test_row_without_a_line_is_a_bug_that_is_named(paths, lines):
     missing = 2 if lines[0]["id"] is None else 1
-    journal(paths, MANIFEST, *lines)
+    journal(paths, MANIFEST, lines[0], MANIFEST, *lines[1:])
     with pytest.raises(InternalError, match=f"row {missing} has no line"):
         seal(paths, 3)
     assert paths.partial.exists()

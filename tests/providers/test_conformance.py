@@ -184,11 +184,11 @@ def test_what_a_bare_status_means(
     )
 
 
-@pytest.mark.parametrize(("status", "word", "retryable"), [(500, "false", False), (400, "True", True), (500, "x", True)])
+@pytest.mark.parametrize(
+    ("status", "word", "retryable"), [(500, "false", False), (400, "True", True), (500, "x", True)]
+)
 @every_dialect
-def test_the_servers_own_word_on_retrying_is_obeyed(
-    dialect: Provider, status: int, word: str, retryable: bool
-) -> None:
+def test_the_servers_own_word_on_retrying_is_obeyed(dialect: Provider, status: int, word: str, retryable: bool) -> None:
     failure = dialect.decode(status, CIMultiDict({"X-Should-Retry": word}), b"")
     assert isinstance(failure, Failure) and failure.retryable is retryable
 

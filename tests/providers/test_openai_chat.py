@@ -325,7 +325,7 @@ def test_usage_in_the_last_chunk_or_in_every_chunk() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "word", "fatal"),
     [
-        (404, {"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}, "model_not_found", True),
+        (404, {"error": {"message": "The model does not exist", "code": "model_not_found"}}, "model_not_found", True),
         (404, {"error": {"message": 'model "x" not found, try pulling it first'}}, "model_not_found", True),
         (404, {"detail": "Not Found"}, "not_found", True),
         (401, {"error": {"message": "m", "code": "invalid_api_key"}}, "invalid_api_key", True),

@@ -12,7 +12,7 @@ from llmbatch.rules.gate import CAP_S, Gate
 def test_open_and_without_ramp_at_first() -> None:
     gate = Gate()
     assert gate.wait_s(0.0) == 0.0
-    assert gate.allowed(50) == 50
+    assert gate.allowed(50, 0) == 50
 
 
 @pytest.mark.parametrize(
@@ -74,19 +74,25 @@ def test_a_good_probe_forgets_the_strikes() -> None:
 def test_ramp_one_then_one_more_for_each_good_answer_until_the_window() -> None:
     gate = Gate()
     gate.limited(0.0, -1.0, 1.0, 0.0)
-    allowed = [gate.allowed(5)]
+    allowed = [gate.allowed(5, 0)]
     for _ in range(5):
         gate.answered(2.0, 5)
-        allowed.append(gate.allowed(5))
+        allowed.append(gate.allowed(5, 0))
     assert allowed == [1, 2, 3, 4, 5, 5]
     assert gate.ramp is None
-    assert gate.allowed(500) == 500
+    assert gate.allowed(500, 0) == 500
+
+
+def test_requests_from_before_the_pause_do_not_count_in_the_ramp() -> None:
+    gate = Gate()
+    gate.limited(0.0, -1.0, 1.0, 0.0)
+    assert [gate.allowed(10, old) for old in (0, 3, 9, 10)] == [1, 4, 10, 10]
 
 
 def test_a_window_of_one_has_no_ramp_to_be_stuck_in() -> None:
     gate = Gate()
     gate.limited(0.0, -1.0, 1.0, 0.0)
-    assert gate.allowed(1) == 1
+    assert gate.allowed(1, 0) == 1
     gate.answered(2.0, 1)
     assert gate.ramp is None
 
@@ -95,7 +101,7 @@ def test_answers_to_requests_sent_before_it_closed_do_not_ramp() -> None:
     gate = Gate()
     gate.limited(10.0, 9.0, 1.0, 0.0)
     gate.answered(9.5, 100)
-    assert gate.allowed(100) == 1
+    assert gate.allowed(100, 0) == 1
 
 
 def test_a_late_answer_that_closes_it_again_ramps_again() -> None:
@@ -105,7 +111,7 @@ def test_a_late_answer_that_closes_it_again_ramps_again() -> None:
     for _ in range(10):
         gate.answered(3.0, 4)
     assert gate.limited(6.0, 0.5, 30.0, 0.0) == 30.0
-    assert gate.allowed(4) == 1
+    assert gate.allowed(4, 0) == 1
 
 
 @given(

@@ -1,0 +1,324 @@
+"""The one gate before the wire, in virtual time: slots, pace, and the pause after rate-limit answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from scripted import BAD, BUSY, LIMITED, PONG, Answer, Script, Sent, always
+
+from llmbatch.calls.limit import Limiter
+from llmbatch.events import Event, GateClosed, Notice
+from llmbatch.records import CallFailed, Failure, Reply, Request, Stopped, Trace
+from llmbatch.rules.pace import Pace
+from llmbatch.rules.window import FixedWindow, LittleWindow, Window
+
+Virtually = Callable[[Awaitable[Any]], Any]
+
+
+class Bench:
+    """A limiter around a script, and what came of each request. Make it inside the loop."""
+
+    def __init__(self, answer: Answer, window: Window | int = 10, rpm: float | None = None) -> None:
+        self.script = Script(answer)
+        self.events: list[Event] = []
+        self.now = asyncio.get_running_loop().time
+        self.limiter = Limiter(
+            self.script,
+            FixedWindow(window) if isinstance(window, int) else window,
+            None if rpm is None else Pace(rpm),
+            self.now,
+            lambda: 0.5,
+            self.events.append,
+        )
+
+    async def one(self, name: str, trace: Trace | None = None) -> Reply | Failure | type[Stopped]:
+        try:
+            return await self.limiter(Request(name), trace or Trace())
+        except CallFailed as failed:
+            return failed.failure
+        except Stopped:
+            return Stopped
+
+    async def all(self, count: int) -> list[Reply | Failure | type[Stopped]]:
+        return await asyncio.gather(*(self.one(str(number)) for number in range(count)))
+
+    async def until_good(self, name: str) -> None:
+        """A row that asks until it is answered."""
+        trace = Trace()
+        while await self.one(name, trace) is not PONG:
+            pass
+
+
+@pytest.mark.parametrize(("window", "count", "seconds"), [(1, 5, 5.0), (4, 8, 2.0), (10, 10, 1.0), (10, 11, 2.0)])
+def test_never_more_in_flight_than_the_window(virtually: Virtually, window: int, count: int, seconds: float) -> None:
+    async def main() -> None:
+        bench = Bench(always(), window)
+        assert await bench.all(count) == [PONG] * count
+        assert bench.script.most_in_flight == bench.limiter.peak_in_flight == min(window, count)
+        assert bench.now() == seconds and bench.limiter.in_flight == 0
+
+    virtually(main())
+
+
+def test_first_come_first_served(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(), window=3)
+        await bench.all(12)
+        assert [sent.name for sent in bench.script.sent] == [str(number) for number in range(12)]
+
+    virtually(main())
+
+
+@pytest.mark.parametrize("rpm", [30, 600, 6000])
+def test_paced_evenly(virtually: Virtually, rpm: float) -> None:
+    async def main() -> None:
+        bench = Bench(always(latency_s=0.5), window=1000, rpm=rpm)
+        await bench.all(200)
+        gaps = [later - sooner for sooner, later in pairwise(bench.script.times_s[10:])]
+        assert max(gaps) <= 1.01 * 60 / rpm + 0.001
+        assert sum(gaps) == pytest.approx(len(gaps) * 60 / rpm, rel=0.01)
+
+    virtually(main())
+
+
+def test_a_slow_window_and_a_pace_both_hold(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(latency_s=10.0), window=2, rpm=600)
+        await bench.all(6)
+        assert bench.script.most_in_flight == 2 and 30.0 <= bench.now() < 30.6
+
+    virtually(main())
+
+
+def test_a_grown_window_is_used_at_once(virtually: Virtually) -> None:
+    async def main() -> None:
+        window = LittleWindow(600, 1000)
+        window.answered(0.1)
+        assert window.size == 3
+        bench = Bench(always(latency_s=8.0), window, rpm=600)
+        await bench.all(300)
+        assert bench.script.most_in_flight > 60
+
+    virtually(main())
+
+
+# Rate limits
+
+
+def limited_until(until_s: float, retry_after_s: float | None = None, latency_s: float = 1.0) -> Answer:
+    refusal = replace(LIMITED, retry_after_s=retry_after_s)
+    return lambda sent: (latency_s, refusal if sent.at_s < until_s else PONG)
+
+
+@pytest.mark.parametrize("rpm", [None, 6000])
+def test_a_429_pauses_all_rows_and_none_is_sent_before_retry_after(virtually: Virtually, rpm: float | None) -> None:
+    async def main() -> None:
+        bench = Bench(limited_until(1.0, retry_after_s=30.0), window=5, rpm=rpm)
+        await asyncio.gather(*(bench.until_good(str(number)) for number in range(50)))
+        assert len([at_s for at_s in bench.script.times_s if at_s < 1.0]) == 5
+        assert min(at_s for at_s in bench.script.times_s if at_s >= 1.0) >= 31.0
+
+    virtually(main())
+
+
+def test_after_the_pause_a_ramp_not_a_stampede(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(limited_until(1.0, retry_after_s=10.0), window=64)
+        await asyncio.gather(*(bench.until_good(str(number)) for number in range(200)))
+        after = [round(at_s, 3) for at_s in bench.script.times_s if at_s > 1.0]
+        assert [after.count(11.0 + second) for second in range(5)] == [1, 2, 4, 8, 16]
+        assert bench.script.most_in_flight == 64  # and all of it is used again in the end
+
+    virtually(main())
+
+
+def test_a_429_without_retry_after_backs_off_until_it_is_over(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(limited_until(60.0, latency_s=0.1), window=20)
+        await asyncio.gather(*(bench.until_good(str(number)) for number in range(40)))
+        refused = [at_s for at_s in bench.script.times_s if at_s < 60.0]
+        assert len(refused) <= 20 + 8  # the first wave, and then a few probes
+        assert bench.now() < 60 + 60
+
+    virtually(main())
+
+
+def test_a_slow_answer_from_before_the_pause_does_not_hold_up_the_others(virtually: Virtually) -> None:
+    """A row that thinks for ten minutes must not stop the run for ten minutes after one 429."""
+
+    def answer(sent: Sent) -> tuple[float, Reply | Failure]:
+        if sent.name == "0":
+            return 600.0, PONG
+        return (1.0, replace(LIMITED, retry_after_s=5.0)) if sent.at_s < 1.0 else (1.0, PONG)
+
+    async def main() -> None:
+        bench = Bench(answer, window=8)
+        rows = [asyncio.create_task(bench.until_good(str(number))) for number in range(30)]
+        await asyncio.gather(*rows[1:])
+        assert bench.now() < 30.0
+        await rows[0]
+        assert bench.script.most_in_flight <= 8
+
+    virtually(main())
+
+
+@pytest.mark.parametrize("rpm", [None, 60_000])
+def test_a_late_answer_that_asks_for_a_pause_is_obeyed_too(virtually: Virtually, rpm: float | None) -> None:
+    """It was sent before the first pause and comes when that one is long over."""
+
+    def answer(sent: Sent) -> tuple[float, Reply | Failure]:
+        if sent.name == "late":
+            return 20.0, replace(LIMITED, retry_after_s=30.0)
+        return (1.0, replace(LIMITED, retry_after_s=1.0)) if sent.at_s < 1.0 else (1.0, PONG)
+
+    async def main() -> None:
+        bench = Bench(answer, window=4, rpm=rpm)
+        late = asyncio.create_task(bench.one("late"))
+        await asyncio.gather(*(bench.until_good(str(number)) for number in range(20)))
+        await late
+        closed_s = bench.now()
+        await bench.all(10)
+        assert closed_s == pytest.approx(20.0, abs=0.1)
+        assert not [at_s for at_s in bench.script.times_s if closed_s <= at_s < closed_s + 30.0]
+        assert len(bench.script.sent) > 30
+
+    virtually(main())
+
+
+def test_a_retry_after_on_a_503_pauses_too(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(lambda sent: (1.0, replace(BUSY, retry_after_s=9.0) if sent.at_s < 1 else PONG), window=2)
+        await bench.all(6)
+        assert [at_s for at_s in bench.script.times_s if 1.0 <= at_s < 10.0] == []
+
+    virtually(main())
+
+
+def test_other_failures_pause_nobody(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(BAD), window=2)
+        assert await bench.all(6) == [BAD] * 6
+        assert bench.now() == 3.0 and not bench.events and bench.limiter.in_flight == 0
+
+    virtually(main())
+
+
+def test_a_failed_probe_that_says_nothing_of_limits_does_not_block_the_ramp(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(lambda sent: (1.0, LIMITED if sent.at_s < 1 else BAD if sent.at_s < 4 else PONG), window=4)
+        await bench.all(30)
+        assert bench.limiter.gate.ramp is None and bench.limiter.in_flight == 0
+
+    virtually(main())
+
+
+def test_when_a_row_was_first_limited_is_noted(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench, trace = Bench(limited_until(100.0, retry_after_s=4.0)), Trace()
+        for _ in range(3):
+            assert isinstance(await bench.one("a", trace), Failure)
+        assert trace.limited_since_s == 1.0
+
+    virtually(main())
+
+
+def test_a_long_pause_is_said_once_not_by_every_row(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(limited_until(1.0, retry_after_s=600.0), window=50)
+        await bench.all(50)
+        closed = [event for event in bench.events if isinstance(event, GateClosed)]
+        notices = [event for event in bench.events if isinstance(event, Notice)]
+        assert closed and closed[0].for_s == 600.0 and "slow down" in closed[0].reason
+        assert len(notices) == 1 and "600 s" in notices[0].text
+
+    virtually(main())
+
+
+# Stopping and cancelling
+
+
+def test_closing_stops_who_waits_and_lets_go_on_what_is_in_flight(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(latency_s=5.0), window=2)
+        asking = asyncio.gather(*(bench.one(str(number)) for number in range(6)))
+        await asyncio.sleep(1.0)
+        bench.limiter.close()
+        assert await asking == [PONG, PONG, Stopped, Stopped, Stopped, Stopped]
+        assert await bench.one("later") is Stopped
+        assert len(bench.script.sent) == 2 and bench.now() == 5.0
+
+    virtually(main())
+
+
+def test_closing_wakes_who_waits_for_a_long_pause(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(limited_until(1.0, retry_after_s=1e9))
+        await bench.one("first")
+        waiting = asyncio.create_task(bench.one("second"))
+        await asyncio.sleep(1.0)
+        bench.limiter.close()
+        assert await waiting is Stopped and bench.now() == 2.0
+
+    virtually(main())
+
+
+def test_a_cancelled_waiter_leaves_no_hole_and_takes_no_slot(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(), window=1)
+        rows = [asyncio.create_task(bench.one(str(number))) for number in range(4)]
+        await asyncio.sleep(0.5)
+        rows[1].cancel()
+        await asyncio.gather(*rows, return_exceptions=True)
+        assert [(sent.name, sent.at_s) for sent in bench.script.sent] == [("0", 0.0), ("2", 1.0), ("3", 2.0)]
+        assert bench.limiter.in_flight == 0
+
+    virtually(main())
+
+
+def test_a_waiter_cancelled_in_the_moment_it_is_admitted_gives_its_slot_on(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(), window=1)
+        first, second, third = (asyncio.create_task(bench.one(name)) for name in "abc")
+        first.add_done_callback(lambda _: second.cancel())
+        await asyncio.gather(first, second, third, return_exceptions=True)
+        assert third.result() is PONG and bench.limiter.in_flight == 0
+
+    virtually(main())
+
+
+def test_a_request_cancelled_in_flight_gives_its_slot_back(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(latency_s=100.0), window=1)
+        task = asyncio.create_task(bench.one("a"))
+        await asyncio.sleep(1.0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert bench.limiter.in_flight == 0
+        assert await bench.one("b") is PONG
+
+    virtually(main())
+
+
+# What binds
+
+
+def test_the_display_says_what_binds(virtually: Virtually) -> None:
+    async def main() -> None:
+        by_window, by_rate = Bench(always(), 2), Bench(always(latency_s=0.1), 50, rpm=60)
+        closed = Bench(limited_until(0.5, retry_after_s=9.0, latency_s=0.0), 2)
+        assert by_window.limiter.status(0).binding == "idle"
+        await closed.one("a")
+        tasks = [asyncio.create_task(bench.all(5)) for bench in (by_window, by_rate)]
+        await asyncio.sleep(0.5)
+        status = by_window.limiter.status(7)
+        assert (status.in_flight, status.allowed, status.waiting_retry, status.binding) == (2, 2, 7, "concurrency")
+        assert by_rate.limiter.status(0).binding == "requests"
+        assert closed.limiter.status(0).binding == "gate" and closed.limiter.status(0).gate_closed_s == 8.5
+        await asyncio.gather(*tasks)
+
+    virtually(main())

@@ -1,0 +1,39 @@
+"""The order of the layers: every try, not only the first, waits for its turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from typing import Any
+
+from scripted import BUSY, PONG, Script
+
+from llmbatch.calls.stack import build
+from llmbatch.options import RetryLimits
+from llmbatch.records import Request, Trace
+from llmbatch.rules.pace import Pace
+from llmbatch.rules.window import FixedWindow
+
+Virtually = Callable[[Awaitable[Any]], Any]
+
+
+def test_every_try_pays_for_its_slot_and_its_turn(virtually: Virtually) -> None:
+    async def main() -> None:
+        script = Script(lambda sent: (5.0, BUSY if sent.attempt < 4 else PONG))
+        stack = build(
+            script,  # type: ignore[arg-type]
+            window=FixedWindow(3),
+            pace=Pace(60),
+            retry=RetryLimits(),
+            rest=asyncio.sleep,
+            clock=asyncio.get_running_loop().time,
+            chance=lambda: 0.5,
+            listen=lambda event: None,
+        )
+        await asyncio.gather(*(stack.call(Request(str(row)), Trace()) for row in range(10)))
+        assert len(script.sent) == 40 and script.most_in_flight == 3
+        assert min(later - sooner for sooner, later in pairwise(script.times_s)) > 0.9
+        assert stack.limiter.peak_in_flight == 3
+
+    virtually(main())

@@ -1,0 +1,199 @@
+"""The real command and the simulated provider, each a process of its own; nothing is shared with the user's home."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmbatch.sim.answers import expected_answer, prompt_hash
+
+COMMAND = [sys.executable, "-m", "llmbatch"]
+PATIENCE_S = 30.0
+GOOD_KEY = "sk-canary-3f1c9d7e2b"
+
+
+def until(condition: Callable[[], Any], what: str, within_s: float = PATIENCE_S) -> Any:
+    """The first true value of ``condition``, asked often."""
+    end_s = time.monotonic() + within_s
+    while time.monotonic() < end_s:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {within_s:g} s: {what}")
+
+
+def prompts(count: int, word: str = "prompt") -> list[str]:
+    return [f"{word} {number}" for number in range(1, count + 1)]
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Results without manifests."""
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+    return [line for line in lines if "llmbatch" not in line]
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The same of a journal that is being written: without a last line that has no end yet."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    return [line for line in lines if "llmbatch" not in line]
+
+
+def assert_answers(lines: list[dict[str, Any]], asked: list[str]) -> None:
+    """One line per row, in input order, each with the answer to its own prompt."""
+    assert [line["row"] for line in lines] == list(range(1, len(asked) + 1))
+    assert [line.get("output") for line in lines] == [expected_answer(prompt) for prompt in asked]
+
+
+class Sim:
+    """A running `llmbatch sim`."""
+
+    def __init__(self, *flags: str) -> None:
+        self._process = subprocess.Popen(
+            [*COMMAND, "sim", "--drain", "0.2", *(() if "--port" in flags else ("--port", "0")), *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.base_url = re.search(r"http://\S+", self._process.stdout.readline())[0]  # type: ignore[index]
+
+    @property
+    def port(self) -> str:
+        return self.base_url.rsplit(":", 1)[1].removesuffix("/v1")
+
+    def ledger(self, full: bool = False) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.base_url}/ledger{'?full' if full else ''}", timeout=10) as answer:
+            return json.load(answer)  # type: ignore[no-any-return]
+
+    def times_billed(self, prompt: str) -> int:
+        return int(self.ledger(full=True)["billed_by_prompt"].get(prompt_hash(prompt), 0))
+
+    def stop(self) -> None:
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: bytes
+    err: str
+    seconds: float
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Running:
+    """A command that runs. ``signal`` it, ``end`` it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self._began_s = time.monotonic()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self, stdin: bytes | None = None, within_s: float = PATIENCE_S) -> Done:
+        try:
+            out, err = self.process.communicate(stdin, timeout=within_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, err = self.process.communicate()
+            raise AssertionError(f"still running after {within_s:g} s: {err.decode()}") from None
+        seconds = time.monotonic() - self._began_s
+        return Done(self.process.returncode, out or b"", (err or b"").decode(), seconds)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+class Llmbatch:
+    """Runs the real command in the test's directory, with a home of its own and no key."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.directory = directory
+        self.state = directory / "state" / "llmbatch"
+        self._stack = stack
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory / "home"),
+            "XDG_STATE_HOME": str(directory / "state"),
+            "PYTHONWARNINGS": "error",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def start(self, *args: str | Path, env: Mapping[str, str] | None = None, **popen: Any) -> Running:
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, args)],
+            cwd=self.directory,
+            env={**self._environment, **(env or {})},
+            **{**streams, **popen},
+        )
+        running = Running(process)
+        self._stack.callback(running.close)
+        return running
+
+    def __call__(
+        self,
+        *args: str | Path,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        within_s: float = PATIENCE_S,
+        **popen: Any,
+    ) -> Done:
+        done = self.start(*args, env=env, **popen).end(stdin, within_s)
+        assert "Traceback" not in done.err, done.err
+        return done
+
+    def shell(self, script: str) -> Done:
+        """A line of bash in which `llmbatch` is this command."""
+        name = f'llmbatch() {{ {" ".join(COMMAND)} "$@"; }}\n'
+        process = subprocess.Popen(
+            ["bash", "-c", name + script],
+            cwd=self.directory,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        running = Running(process)
+        self._stack.callback(running.close)
+        return running.end()
+
+    def journals(self) -> list[Path]:
+        """The journals of runs to standard output."""
+        return sorted(self.state.glob("*.partial"))
+
+
+StartSim = Callable[..., Sim]
