@@ -15,7 +15,7 @@ from llmbatch.calls.deadlines import Watch
 from llmbatch.calls.stack import Stack, build
 from llmbatch.calls.wire import Wire, open_session
 from llmbatch.errors import OptionsError
-from llmbatch.events import Draining, Listener, Notice, Status
+from llmbatch.events import Draining, Event, GateClosed, Listener, Notice, Status
 from llmbatch.keys import Secret, load_key
 from llmbatch.machine import raise_descriptors
 from llmbatch.options import DEFAULT_CONCURRENCY, RunOptions
@@ -47,6 +47,7 @@ class Sender:
         self._headers = self._fixed_headers()
         self._sim_options = self._simulator_options() if target.simulated else None
         self._stack: Stack | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._scheduler: Scheduler
         self._finish: Finish
 
@@ -75,6 +76,9 @@ class Sender:
                 await self._scheduler.run(self._stack.call, lambda: window.size)
             except ExceptionGroup as group:
                 raise _first(group) from None
+            finally:
+                if self._patience is not None:
+                    self._patience.cancel()
 
     def _layers(self, wire: Wire, clock: Callable[[], float]) -> Stack:
         options, ceiling = self._options, raise_descriptors()
@@ -94,8 +98,15 @@ class Sender:
             rest=self._scheduler.rest,
             clock=clock,
             chance=random.random,
-            listen=self._listen,
+            listen=self._heard,
         )
+
+    def _heard(self, event: Event) -> None:
+        """What the layers tell. A pause longer than anybody wants to wait ends the run; it can go on later."""
+        self._listen(event)
+        if isinstance(event, GateClosed) and event.for_s > self._options.retry.max_wait_s:
+            why = f"the provider asks to wait {event.for_s:,.0f} s, more than --max-wait allows: {event.reason}"
+            self._stop.request(StopReason(why, PROVIDER_STOPPED))
 
     def _fixed_headers(self) -> Mapping[str, str]:
         """Of every request. The key among them goes to the target's origin only: no redirect is followed."""
@@ -155,7 +166,7 @@ class Sender:
         self._stack.limiter.close()
         grace_s = self._options.drain_s
         self._listen(Draining(self._stack.limiter.in_flight, grace_s, self._stop.reason.why))
-        asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
+        self._patience = asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

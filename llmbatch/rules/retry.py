@@ -30,8 +30,9 @@ def backoff_s(tries: int, chance: float, base_s: float, cap_s: float) -> float:
 def decide(failures: Sequence[Failure], limited_s: float, limits: RetryLimits, chance: float) -> Verdict:
     """Whether a row is sent again after the last of ``failures``.
 
-    ``limited_s`` is the time since its first rate-limit answer, ``chance`` is uniform in [0, 1). Rate-limit answers
-    wait at the shared gate, so their delay is 0 here, and they spend ``limits.max_wait_s`` instead of the row's attempts.
+    ``limited_s`` is the time since its first rate-limit answer, ``chance`` is uniform in [0, 1). Rate-limit
+    answers wait at the shared gate, so their delay is 0 here, and they spend ``limits.max_wait_s`` instead of
+    the row's attempts.
     """
     last = failures[-1]
     if not last.retryable:

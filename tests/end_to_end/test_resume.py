@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ def test_five_kills_at_random_lose_nothing_and_pay_twice_only_what_was_in_flight
     for _ in range(5):
         recorded = {line["row"] for line in whole_lines(journal(llmbatch))}
         running = llmbatch.start(*flags)
-        until(lambda known=len(recorded): len(whole_lines(journal(llmbatch))) > known, "the run goes on")
+        grown = partial(lambda known: len(whole_lines(journal(llmbatch))) > known, len(recorded))
+        until(grown, "the run goes on")
         time.sleep(chance.uniform(0, 0.15))
         running.signal(signal.SIGKILL)
         running.end()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbatch.rules.window import ASSUMED_LATENCY_S, HEADROOM, FixedWindow, LittleWindow
+from llmbatch.rules.window import ASSUMED_LATENCY_S, HEADROOM, FixedWindow, LittleWindow, window_for
 
 
 def test_a_fixed_window_never_moves() -> None:
@@ -68,3 +68,20 @@ def test_has_room_for_the_whole_rate_at_the_mean_latency() -> None:
     for latency_s in (0.2, 1.0, 3.0) * 100:
         window.answered(latency_s)
     assert window.size >= 100 * window.average_s
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "rpm", "ceiling", "kind", "size"),
+    [
+        (None, None, 1000, FixedWindow, 16),
+        (None, None, 8, FixedWindow, 8),
+        (50, None, 1000, FixedWindow, 50),
+        (50, 600, 1000, FixedWindow, 50),  # what the user said wins
+        (5000, 600, 1000, FixedWindow, 1000),
+        (None, 600, 1000, LittleWindow, 151),
+        (None, 600, 20, LittleWindow, 20),
+    ],
+)
+def test_which_window(concurrency: int | None, rpm: float | None, ceiling: int, kind: type, size: int) -> None:
+    window = window_for(concurrency, rpm, 16, ceiling)
+    assert type(window) is kind and window.size == size
