@@ -58,7 +58,8 @@ def _read() -> dict[str, str]:
 
 def _write(sections: dict[str, str]) -> None:
     machine = f"{platform.system()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    head = f"# Measured\n\nBy `make bench` on {machine}. Absolute figures drift with the machine and the hour: take the ratios.\n"
+    drift = "Absolute figures drift with the machine and the hour: take the ratios."
+    head = f"# Measured\n\nBy `make bench` on {machine}. {drift}\n"
     RESULTS.write_text("\n".join([head, *(sections[name] for name in ALL if name in sections)]), encoding="utf-8")
 
 

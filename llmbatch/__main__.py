@@ -20,12 +20,16 @@ def main() -> None:
 
 
 def _open_missing_descriptors() -> None:
-    """A descriptor 0, 1 or 2 that was closed by the caller would be given to the first file we open."""
-    for number in (0, 1, 2):
+    """A descriptor 0, 1 or 2 that was closed by the caller would be given to the first file we open.
+
+    Results must not vanish in a standard output that is not there, so writing to it fails.
+    """
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 if __name__ == "__main__":

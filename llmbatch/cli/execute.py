@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -44,8 +43,6 @@ def run_command(options: RunOptions, shown: Shown) -> int:
     from llmbatch.views.text import render_summary
 
     _say(render_summary(summary, quiet=shown.quiet))
-    if summary.exit_code == 141:
-        _silence_stdout()
     return summary.exit_code
 
 
@@ -163,16 +160,11 @@ def _write_summary(summary: Summary, shown: Shown) -> None:
 
 def _write_json(value: object, where: str) -> None:
     data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    if where == STDIO:
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
-        return
     try:
-        Path(where).write_bytes(data)
+        if where == STDIO:
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+        else:
+            Path(where).write_bytes(data)
     except OSError as error:
         raise StorageError(f"--summary-json {where}: {error.strerror}") from error
-
-
-def _silence_stdout() -> None:
-    """The reader is gone: the interpreter's last flush must not complain about it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

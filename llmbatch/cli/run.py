@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -172,15 +175,30 @@ def run(
         shown = Shown(progress, quiet=quiet, verbose=verbose, summary_json=summary_json)
         code = dry_run_command(options, shown) if dry_run else run_command(options, shown)
     except LlmbatchError as error:
-        typer.echo(f"llmbatch: {error}", err=True)
+        _complain(str(error))
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:  # before the run listens to signals, or after
         raise typer.Exit(130) from None
     except Exception:
-        traceback.print_exc()
-        typer.echo("llmbatch: this is a bug; please report it. What was done is safe in the results", err=True)
+        _complain(f"a bug; please report it. What was done is safe in the results\n{traceback.format_exc()}")
         raise typer.Exit(70) from None
+    finally:
+        _let_go_of_streams()
     raise typer.Exit(code)
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):
+        typer.echo(f"llmbatch: {text}", err=True)
+
+
+def _let_go_of_streams() -> None:
+    """Whoever read them may be gone: the interpreter's last flush must not turn that into exit code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 run.__doc__ = cast(Any, run.__doc__) + "\n\n" + EPILOG
