@@ -24,7 +24,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class RowEnded:
-    """A row is terminal and its line is in the journal. ``input_offset`` is how far rows have been taken from the input."""
+    """A row is terminal and its line is in the journal. ``input_offset`` says how far the input is read."""
 
     result: Result
     input_offset: int = 0

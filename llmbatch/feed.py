@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from llmbatch.records import BadRow, Line, Request, Row
 from llmbatch.rules.request import RequestBuilder
 from llmbatch.rules.resume import Decision, OnChange, Verdict, decide
 from llmbatch.scheduler import Job
+
+LARGE_ROW_BYTES = 2**20
 
 SENT = frozenset({Verdict.DO, Verdict.RERUN_FAILED, Verdict.CHANGED_RERUN})
 
@@ -70,6 +73,15 @@ class Reading:
         self._limit = limit
         self._seen = IdentitySet()
         self._batches: AsyncIterator[list[Line]] | None = None
+        self._parsed: dict[int, Row | BadRow] = {}
+        self._with_id = self._without_id = False
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is worth saying once about this input; whole at its end."""
+        mixed = ["some rows have an id and some have none: those without go by their row number"]
+        own = mixed if self._with_id and self._without_id else []
+        return [*self.source.warnings, *sorted(self.builder.warnings), *own]
 
     async def more(self) -> list[Line]:
         """The next lines, at most as many as the limit leaves; empty at the end."""
@@ -82,7 +94,24 @@ class Reading:
         if not lines:
             self.exhausted = not self._interrupted
             self.source.close()
-        return lines[:room]
+        lines = lines[:room]
+        await self._parse_large(lines)
+        return lines
+
+    async def _parse_large(self, lines: list[Line]) -> None:
+        """A row of tens of megabytes takes half a second to parse: in a thread, it holds nobody up."""
+        self._parsed.clear()
+        for number, line in enumerate(lines, self.rows + 1):
+            if len(line.data) > LARGE_ROW_BYTES:
+                self._parsed[line.number] = await asyncio.to_thread(self._parse, line, number)
+
+    def _warn(self, line: Line, row: Row | BadRow) -> None:
+        """Once each: what a provider may refuse, and what makes a row hard to find again."""
+        if b"\\u0000" in line.data:
+            self.builder.warnings.add("some prompts hold a NUL character (\\u0000), which some providers refuse")
+        if isinstance(row, Row):
+            self._with_id |= row.id is not None
+            self._without_id |= row.id is None
 
     def interrupt(self) -> None:
         """Read no more; whoever waits for a silent pipe is woken."""
@@ -92,7 +121,8 @@ class Reading:
     def render(self, line: Line) -> Rendered:
         """Count one more row, and say what it is."""
         self.rows += 1
-        row = self._parse(line, self.rows)
+        row = self._parsed.get(line.number) or self._parse(line, self.rows)
+        self._warn(line, row)
         request: Request | BadRow = row if isinstance(row, BadRow) else self._built(row, line)
         key = None if isinstance(request, BadRow) else self._fingerprint(self._encode(request))
         if self._recovered is None:

@@ -14,7 +14,7 @@ from llmbatch.providers.target import resolve
 from llmbatch.records import BadRow, Failure, Reply, Result, Row, Trace
 from llmbatch.rules.fingerprint import Fingerprinter
 from llmbatch.rules.request import RequestBuilder
-from llmbatch.scheduler import Job
+from llmbatch.scheduler import Job, folded
 from llmbatch.sender import Sender
 from llmbatch.stopping import Stop, StopReason
 
@@ -70,22 +70,7 @@ class _Results:
         self._ended = False
 
     def finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> None:
-        last = trace.attempts[-1]
-        reply, failure = (outcome, None) if isinstance(outcome, Reply) else (None, outcome)
-        self.add(
-            Result(
-                row=job.row,
-                id=job.id,
-                key=job.key,
-                reply=reply,
-                failure=failure,
-                attempts=len(trace.attempts),
-                latency_s=last.latency_s,
-                first_token_s=last.first_token_s,
-                request_id=last.request_id,
-                ambiguous=trace.ambiguous,
-            )
-        )
+        self.add(folded(job, outcome, trace))
 
     def add(self, result: Result) -> None:
         self._waiting.append(result)

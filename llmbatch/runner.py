@@ -26,7 +26,7 @@ from llmbatch.providers.target import resolve
 from llmbatch.records import BadRow, Failure, Reply, Result, Stopped, Trace
 from llmbatch.rules.fingerprint import Fingerprinter
 from llmbatch.rules.request import RequestBuilder
-from llmbatch.scheduler import Job
+from llmbatch.scheduler import Job, folded
 from llmbatch.sender import PROVIDER_STOPPED, Sender
 from llmbatch.stopping import Stop, StopReason
 from llmbatch.summary import Snapshot, Summary
@@ -95,8 +95,8 @@ class Run:
         """Everything of ``execute`` up to the first request: the plan, and what there is to warn of."""
         async with AsyncExitStack() as stack:
             source = await self._open(stack)
-            planned = await plan(self._reading(source))
-            return planned, [*source.warnings, *sorted(self._builder.warnings)]
+            reading = self._reading(source)
+            return await plan(reading), reading.warnings
 
     # Opening
 
@@ -232,21 +232,7 @@ class Run:
 
     def _finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> asyncio.Future[None]:
         """From here to the journal there is no await: an answer that is in memory is written. Done when it is."""
-        reply, failure = (outcome, None) if isinstance(outcome, Reply) else (None, outcome)
-        last = trace.attempts[-1]
-        result = Result(
-            row=job.row,
-            id=job.id,
-            key=job.key,
-            reply=reply,
-            failure=failure,
-            attempts=len(trace.attempts),
-            latency_s=last.latency_s,
-            first_token_s=last.first_token_s,
-            request_id=last.request_id,
-            ambiguous=trace.ambiguous,
-            input=job.input,
-        )
+        result = folded(job, outcome, trace)
         self._answered += 1
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unwritten.add(written)
@@ -294,7 +280,7 @@ class Run:
             self._disk_failed(error)
         pending = self._feed.taken - self._answered
         complete = reading.exhausted and not pending and self._output.delivered and not self._failed_as_a_whole
-        for warning in [*reading.source.warnings, *sorted(self._builder.warnings)]:
+        for warning in reading.warnings:
             self._tell(Notice("warning", warning))
         if complete:
             await self._output.complete(reading.rows, self.tally.failed)

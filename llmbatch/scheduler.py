@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Stopped, Trace
+from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Result, Stopped, Trace
 
 # Rows that rest between tries cost some kilobytes each; beyond this many no further row is taken.
 MAX_RESTING = 5_000
@@ -28,6 +28,24 @@ class Job:
     key: str
     request: Request
     input: Any = None
+
+
+def folded(job: Job, outcome: Reply | Failure, trace: Trace) -> Result:
+    """A job, how it ended and the diary of its tries, as the Result that is written."""
+    last = trace.attempts[-1]
+    return Result(
+        row=job.row,
+        id=job.id,
+        key=job.key,
+        reply=outcome if isinstance(outcome, Reply) else None,
+        failure=outcome if isinstance(outcome, Failure) else None,
+        attempts=len(trace.attempts),
+        latency_s=last.latency_s,
+        first_token_s=last.first_token_s,
+        request_id=last.request_id,
+        ambiguous=trace.ambiguous,
+        input=job.input,
+    )
 
 
 class Feed(Protocol):
@@ -70,6 +88,7 @@ class Scheduler:
         self._resters: set[asyncio.Future[None]] = set()
         self._stopping = False
         self._exhausted = False
+        self._mistake: Exception | None = None
         self._group: asyncio.TaskGroup
 
     @property
@@ -78,13 +97,18 @@ class Scheduler:
         return len(self._resters)
 
     async def run(self, call: Call, capacity: Callable[[], int]) -> None:
-        """Until the feed is at its end, or until stopped and drained. Raises what a worker raised by mistake."""
+        """Until the feed is at its end, or until stopped and drained.
+
+        Raises what a worker raised by mistake, after what else is in flight has been waited for: it is paid.
+        """
         self._call, self._capacity = call, capacity
         async with asyncio.TaskGroup() as self._group:
             while (room := self._room()) > 0:
                 for _ in range(min(room, START_TOGETHER)):
                     self._spawn()
                 await asyncio.sleep(0)
+        if self._mistake is not None:
+            raise self._mistake
 
     def stop(self) -> None:
         """Take no further row and send none again; what is in flight goes on."""
@@ -145,6 +169,9 @@ class Scheduler:
                     await self._do(job)
                 elif not await self._refill():
                     return
+        except Exception as error:
+            self._mistake = self._mistake or error
+            self.stop()
         finally:
             # At once, not when the task is done: workers that end in one turn of the loop would all count as surplus.
             self._workers.discard(_this_task())

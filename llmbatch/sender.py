@@ -74,8 +74,6 @@ class Sender:
             window = self._stack.limiter.window
             try:
                 await self._scheduler.run(self._stack.call, lambda: window.size)
-            except ExceptionGroup as group:
-                raise _first(group) from None
             finally:
                 if self._patience is not None:
                     self._patience.cancel()
@@ -167,12 +165,6 @@ class Sender:
         grace_s = self._options.drain_s
         self._listen(Draining(self._stack.limiter.in_flight, grace_s, self._stop.reason.why))
         self._patience = asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
-
-
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """What went wrong, without the task groups around it."""
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
 def _shortest_s(options: RunOptions) -> float:

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
+from llmbatch.calls.deadlines import row_deadline
 from llmbatch.events import GateClosed, Listener, Notice, Status
-from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Stopped, Trace
+from llmbatch.records import Attempt, Call, CallFailed, Failure, Reply, Request, Stopped, Trace
 from llmbatch.rules.gate import Gate
 from llmbatch.rules.pace import Pace
 from llmbatch.rules.window import Window
@@ -49,7 +50,7 @@ class Limiter:
     async def __call__(self, request: Request, trace: Trace, /) -> Reply:
         if self._closed:
             raise Stopped
-        closings = await self._turn() if self._waiting or not self._admit() else self.gate.closings
+        closings = await self._turn(trace) if self._waiting or not self._admit() else self.gate.closings
         try:
             reply = await self._inner(request, trace)
         except CallFailed as failed:
@@ -109,17 +110,34 @@ class Limiter:
         paced_s = self._pace.wait_s(now_s) if self._pace is not None else 0.0
         return max(paced_s, self.gate.wait_s(now_s))
 
-    async def _turn(self) -> int:
+    async def _turn(self, trace: Trace) -> int:
         """Wait for a slot; how often the gate had closed when it was given."""
         waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._pump()
+        expiry = self._expire_later(waiter, trace)
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._leave(waiter.result())
             raise
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+
+    def _expire_later(self, waiter: asyncio.Future[int], trace: Trace) -> asyncio.TimerHandle | None:
+        """A row may not wait here beyond its deadline."""
+        if trace.deadline_s is None or waiter.done():
+            return None
+
+        def expire() -> None:
+            if not waiter.done():
+                failure = row_deadline("never_sent", None)
+                trace.attempts.append(Attempt(self._clock(), failure=failure))
+                waiter.set_exception(CallFailed(failure))
+
+        return asyncio.get_running_loop().call_later(max(0.0, trace.deadline_s - self._clock()), expire)
 
     def _pump(self) -> None:
         """Admit from the head of the queue as many as may go; if only time is missing, come back then."""

@@ -49,11 +49,6 @@ def bad_row(line: Line, index: int, reason: str) -> BadRow:
     return BadRow(index, line.number, line.offset, f"line {line.number}: {reason}")
 
 
-def identity_text(row_id: str | int | float) -> str:
-    """The id with its type, so that ``1``, ``1.0`` and ``"1"`` (equal, or alike, in Python) are three ids."""
-    return f"{type(row_id).__name__}:{row_id!r}" if type(row_id) is not str else f"str:{row_id}"
-
-
 def _fields(line: Line) -> dict[str, Any]:
     _refuse_unreadable(line)
     data = line.data.removeprefix(BOM)

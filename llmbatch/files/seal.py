@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 

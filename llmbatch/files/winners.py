@@ -69,7 +69,7 @@ class Winners:
         return InternalError(f"row {row} has no line in {self._path}, though the run ended; please report this")
 
     def kept(self, rows: int) -> array[int]:
-        """Offsets of lines whose rows are no longer in the input: what was asked and answered, and stands nowhere else."""
+        """Offsets of lines of rows that are no longer in the input: asked, answered, and standing nowhere else."""
         stale = sorted({*self._displaced, *self._by_row.above(rows)})
         if not stale:
             return array("Q")

@@ -1,4 +1,4 @@
-"""Progress for a log file: about one line a minute, no escape codes, warnings at once."""
+"""Progress for a log file: one line every half minute, no escape codes, warnings at once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from llmbatch.views.printer import Level, Sink
 from llmbatch.views.safe import safe
 from llmbatch.views.words import BINDING, count, money, percent, rate, short, stopwatch
 
-# The first line soon, so that one sees it work; then one a minute, which a log of a night can bear.
-FIRST_S = 30.0
+# Often enough to see it work, seldom enough for the log of a night.
 INTERVAL_S = 30.0
 
 
@@ -28,13 +27,12 @@ class PlainLines:
         self,
         stream: TextIO,
         *,
-        first_s: float = FIRST_S,
         interval_s: float = INTERVAL_S,
         now: Callable[[], datetime] = _local_time,
     ) -> None:
         self._sink = Sink(stream)
         self._interval_s = interval_s
-        self._due_s = first_s
+        self._due_s = interval_s
         self._now = now
         self._last: Snapshot | None = None
         self._told_stopping = False

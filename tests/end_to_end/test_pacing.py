@@ -73,7 +73,8 @@ def test_absurd_retry_after_stops_with_3_instead_of_hanging(llmbatch: Llmbatch, 
     write_rows(llmbatch.directory / "in.jsonl", prompts(10))
     done = llmbatch("run", "in.jsonl", "-m", "m", "--base-url", server.base_url, within_s=20)
     assert done.code == 3, done.err
-    assert "10 rows" in done.err
+    assert "asks to wait 86,400 s" in done.err
+    assert "0 failed" in done.err
 
 
 def big_file(path: Path) -> None:

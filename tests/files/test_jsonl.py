@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbatch.files.jsonl import identity_text, parse_line, text_line
+from llmbatch.files.index import identity_text
+from llmbatch.files.jsonl import parse_line, text_line
 from llmbatch.records import BadRow, Line, Row
 
 
@@ -44,13 +45,13 @@ def test_a_long_integer_elsewhere_is_refused_rather_than_rounded() -> None:
 
 
 def test_ids_that_python_calls_equal_are_told_apart() -> None:
-    texts = [identity_text(row_id) for row_id in (1, 1.0, "1", "1.0", "int:1", -1, 10**25)]
+    texts = [identity_text(row_id, 1) for row_id in (1, 1.0, "1", "1.0", "i:1", -1, 10**25)]
     assert len(set(texts)) == len(texts)
-    assert identity_text(2**53) != identity_text(2**53 + 1)
+    assert identity_text(2**53, 1) != identity_text(2**53 + 1, 1)
 
 
 def test_unicode_forms_of_an_id_are_different_ids() -> None:
-    assert identity_text("\u00e9") != identity_text("e\u0301")
+    assert identity_text("\u00e9", 1) != identity_text("e\u0301", 1)
 
 
 def test_a_text_line_keeps_its_spaces_and_loses_its_line_end() -> None:

@@ -45,13 +45,13 @@ def test_the_lines_of_a_run(snapshot: Make) -> None:
     ]
 
 
-def test_a_night_is_one_line_a_minute(snapshot: Make) -> None:
+def test_a_night_is_one_line_every_half_minute(snapshot: Make) -> None:
     out = io.StringIO()
     lines = plain(out)
     hours = 8
     for tick in range(hours * 3600):
         lines.refresh(snapshot(elapsed_s=float(tick)))
-    assert 60 * hours - 1 <= len(said(out)) <= 60 * hours + 1
+    assert 120 * hours - 1 <= len(said(out)) <= 120 * hours + 1
     assert "in 0:30," in said(out)[0]
 
 

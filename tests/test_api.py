@@ -1,0 +1,215 @@
+"""The Python interface: the same rows and results as the command line, inside and outside a running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llmbatch
+from llmbatch.events import RowEnded
+from llmbatch.sim.answers import expected_answer
+from llmbatch.sim.options import sim_options_from
+from llmbatch.sim.server import SimServer
+from llmbatch.stopping import Stop, StopReason
+
+PROMPTS = [f"prompt {number}" for number in range(1, 31)]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    return str(path)
+
+
+def outputs(path: str | None) -> list[str]:
+    assert path is not None
+    return [json.loads(line)["output"] for line in Path(path).read_text().splitlines()]
+
+
+def test_run_outside_a_loop(rows: str) -> None:
+    summary = llmbatch.run(rows, model="sim/x", concurrency=5)
+    assert (summary.rows, summary.ok, summary.exit_code) == (30, 30, 0)
+    assert outputs(summary.output) == [expected_answer(prompt) for prompt in PROMPTS]
+    assert llmbatch.run(rows, model="sim/x").requests == 0
+
+
+async def test_run_inside_a_loop_as_in_a_notebook(rows: str) -> None:
+    assert llmbatch.run(rows, model="sim/x").ok == 30
+
+
+async def test_arun_tells_its_listener(rows: str) -> None:
+    heard: list[Any] = []
+    summary = await llmbatch.arun(rows, model="sim/x", listen=heard.append)
+    assert summary.ok == 30
+    assert sorted(event.result.row for event in heard if isinstance(event, RowEnded)) == list(range(1, 31))
+
+
+async def test_arun_drains_when_asked_and_continues(rows: str) -> None:
+    stop, answered = Stop(), 0
+
+    def listen(event: Any) -> None:
+        nonlocal answered
+        answered += isinstance(event, RowEnded)
+        if answered == 5:
+            stop.request(StopReason("enough", 130))
+
+    settings = {"model": "sim/x", "sim": {"latency": "0.02"}, "concurrency": 2}
+    first = await llmbatch.arun(rows, listen=listen, stop=stop, **settings)
+    assert first.exit_code == 130
+    assert 5 <= first.ok <= 8
+    second = await llmbatch.arun(rows, **settings)
+    assert (second.ok, second.ok_before) == (30, first.ok)
+
+
+async def test_cancelled_arun_leaves_nothing_running_and_its_answers_on_disk(rows: str) -> None:
+    some = asyncio.Event()
+    settings = {"model": "sim/x", "sim": {"latency": "0.05"}, "concurrency": 2}
+    task = asyncio.create_task(
+        llmbatch.arun(rows, listen=lambda event: some.set() if isinstance(event, RowEnded) else None, **settings)
+    )
+    await some.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await nothing_else_runs()
+    summary = await llmbatch.arun(rows, **settings)
+    assert summary.ok == 30
+    assert summary.ok_before >= 1
+
+
+async def nothing_else_runs() -> None:
+    for _ in range(100):
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if not others:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(others)
+
+
+def test_wrong_settings_are_named(rows: str) -> None:
+    with pytest.raises(llmbatch.LlmbatchError, match="no model"):
+        llmbatch.run(rows)
+    with pytest.raises(llmbatch.LlmbatchError, match="--rpm"):
+        llmbatch.run(rows, model="sim/x", rpm=-1)
+    with pytest.raises(llmbatch.LlmbatchError, match="'output'"):
+        llmbatch.stream(["a"], model="sim/x", output="x.jsonl")
+
+
+async def test_stream_yields_a_result_for_every_row() -> None:
+    mixed = [*PROMPTS[:10], {"id": "x", "prompt": PROMPTS[10]}, {"prompt": ""}, {"messages": []}]
+    found = {result.row: result async for result in llmbatch.stream(mixed, model="sim/x")}
+    assert sorted(found) == list(range(1, 14))
+    assert [found[row].output for row in range(1, 12)] == [expected_answer(prompt) for prompt in PROMPTS[:11]]
+    assert found[11].id == "x"
+    assert not found[12].ok
+    assert not found[13].ok
+
+
+def test_stream_in_a_loop_of_its_own() -> None:
+    async def collect() -> list[Any]:
+        return [result.output async for result in llmbatch.stream(iter(PROMPTS), model="sim/x")]
+
+    assert sorted(asyncio.run(collect())) == sorted(expected_answer(prompt) for prompt in PROMPTS)
+
+
+async def test_stream_takes_rows_as_they_come() -> None:
+    """A row is sent before the next one is there."""
+    answered = asyncio.Event()
+
+    async def rows_one_by_one() -> AsyncIterator[str]:
+        yield "first"
+        await answered.wait()
+        yield "second"
+
+    seen = []
+    async for result in llmbatch.stream(rows_one_by_one(), model="sim/x"):
+        seen.append(result.output)
+        answered.set()
+    assert seen == [expected_answer("first"), expected_answer("second")]
+
+
+@pytest.mark.parametrize("leave", ["break", "error"])
+async def test_leaving_a_stream_early_leaves_nothing_running(leave: str) -> None:
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield f"prompt {taken}"
+
+    stream = llmbatch.stream(endless(), model="sim/x", concurrency=4, sim={"latency": "0.01"})
+    with pytest.raises(ZeroDivisionError) if leave == "error" else memoryless():
+        async for _ in stream:
+            if leave == "error":
+                raise ZeroDivisionError
+            break
+    await stream.aclose()  # type: ignore[attr-defined]
+    before = taken
+    await nothing_else_runs()
+    assert taken == before
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("llmbatch-")] == []
+
+
+class memoryless:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+async def test_slow_consumer_slows_the_sending_down() -> None:
+    async with SimServer(sim_options_from({})) as server:
+        stream = llmbatch.stream(
+            (f"prompt {number}" for number in range(100_000)), model="m", base_url=server.base_url, concurrency=16
+        )
+        await anext(stream)
+        for _ in range(300):  # until it stands still
+            before = server.ledger.received
+            await asyncio.sleep(0.02)
+            if before > 16 and server.ledger.received == before:
+                break
+        assert server.ledger.received < 1_200
+        await stream.aclose()  # type: ignore[attr-defined]
+        await nothing_of_the_stream_runs()
+
+
+async def nothing_of_the_stream_runs() -> None:
+    for _ in range(100):
+        if not [task for task in asyncio.all_tasks() if "Sender" in repr(task) or "Scheduler" in repr(task)]:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(asyncio.all_tasks())
+
+
+async def test_error_of_the_rows_themselves_reaches_the_caller_as_it_is() -> None:
+    def broken() -> Iterator[Any]:
+        yield "prompt 1"
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        async for _ in llmbatch.stream(broken(), model="sim/x"):
+            pass
+    with pytest.raises(llmbatch.InputError, match="row 2 is a int"):
+        async for _ in llmbatch.stream(["a", 5], model="sim/x"):  # type: ignore[list-item]
+            pass
+    await nothing_else_runs()
+
+
+async def test_stop_ends_a_stream_with_what_was_in_flight() -> None:
+    stop, found = Stop(), []
+    async for result in llmbatch.stream(PROMPTS, model="sim/x", stop=stop, concurrency=3, sim={"latency": "0.02"}):
+        found.append(result)
+        stop.request(StopReason("enough", 130))
+    assert 1 <= len(found) <= 6
+
+
+def test_what_is_exported_can_be_imported() -> None:
+    for name in llmbatch.__all__:
+        assert getattr(llmbatch, name) is not None
