@@ -9,6 +9,7 @@ from typing import Any
 
 from llmbatch.errors import OptionsError
 from llmbatch.events import Listener
+from llmbatch.machine import fast_loop
 from llmbatch.options import RunOptions
 from llmbatch.records import Result
 from llmbatch.rows import stream_rows
@@ -30,7 +31,7 @@ def run(input: str | RunOptions, *, listen: Listener | None = None, **settings: 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(arun(options, listen=listen))
+        return _in_own_loop(options, listen)
     return _in_thread(options, listen)
 
 
@@ -67,13 +68,18 @@ def _options(given: str | RunOptions, settings: Mapping[str, Any]) -> RunOptions
     return RunOptions(input=str(given), **settings)
 
 
+def _in_own_loop(options: RunOptions, listen: Listener | None) -> Summary:
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
+        return runner.run(arun(options, listen=listen))
+
+
 def _in_thread(options: RunOptions, listen: Listener | None) -> Summary:
     """A loop of its own, in a thread of its own: the loop of this thread is busy with the caller."""
     outcome: list[Summary | BaseException] = []
 
     def work() -> None:
         try:
-            outcome.append(asyncio.run(arun(options, listen=listen)))
+            outcome.append(_in_own_loop(options, listen))
         except BaseException as error:
             outcome.append(error)
 

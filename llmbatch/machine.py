@@ -1,10 +1,11 @@
-"""What a run asks of the machine it is on: file descriptors, and patience of the garbage collector."""
+"""What a run asks of the machine it is on: file descriptors, a fast loop, a patient garbage collector."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # Files, pipes, the loop's own, and those of whoever runs us as a library.
@@ -23,6 +24,15 @@ def raise_descriptors() -> int:
         except (ValueError, OSError):
             pass  # macOS refuses more than kern.maxfilesperproc: what there is must do
     return max(1, soft - SPARE_DESCRIPTORS)
+
+
+def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loop where uvloop exists; it halves the CPU time of a request."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 @contextmanager

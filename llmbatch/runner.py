@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Coroutine, Mapping
@@ -17,6 +18,7 @@ from llmbatch.errors import InternalError, OptionsError, StorageError
 from llmbatch.events import Event, Listener, Notice, RowEnded, RowKept, RunEnded, RunStarted
 from llmbatch.feed import Reading, Rendered, RowFeed
 from llmbatch.files.readers import InputFile, open_input
+from llmbatch.files.recovered import Recovered
 from llmbatch.files.results import result_line
 from llmbatch.files.spill import spill_directories
 from llmbatch.options import STDIO, RunOptions
@@ -84,18 +86,23 @@ class Run:
                 return self._already_complete(planned)
             await self._output.begin(self._manifest())
             self._tell_start(source, planned)
-            reading = self._reading(source)
+            reading = self._reading(source, self._output.recovered)
             self._stop.when_requested(reading.interrupt)
             self._stop.when_abandoned(self._output.abandon)
             self._feed = RowFeed(reading, self, include_input=self.options.include_input, ready=self._output.room)
-            await self._sender.send(self._feed, self._finish)
+            try:
+                await self._sender.send(self._feed, self._finish)
+            except BaseException:
+                await self._save_what_came()
+                raise
             return await self._end(reading, command)
 
     async def rehearse(self) -> tuple[Planned, list[str]]:
         """Everything of ``execute`` up to the first request: the plan, and what there is to warn of."""
         async with AsyncExitStack() as stack:
-            source = await self._open(stack)
-            reading = self._reading(source)
+            source = await self._open_source(stack)
+            recovered = None if self.options.restart else self._open_output(stack, source).recovered
+            reading = self._reading(source, recovered)
             return await plan(reading), reading.warnings
 
     # Opening
@@ -117,13 +124,14 @@ class Run:
 
     async def _prepare(self, stack: AsyncExitStack) -> tuple[InputFile, Planned | None]:
         """Everything that may be refused, and then the plan."""
-        source = await self._open(stack)
+        source = await self._open_source(stack)
         self._sender = Sender(self.options, self._target, self._tell, self._stop)
+        self._output = self._open_output(stack, source)
         source, planned = await self._continue(source)
         stack.callback(source.close)
         return source, planned
 
-    async def _open(self, stack: AsyncExitStack) -> InputFile:
+    async def _open_source(self, stack: AsyncExitStack) -> InputFile:
         options = self.options
         source = await open_input(
             options.input, input_format=options.input_format, max_line_bytes=options.max_line_bytes
@@ -131,11 +139,14 @@ class Run:
         stack.callback(source.close)
         if self.model is None and b'"model"' not in source.first_line:
             raise OptionsError('no model: add -m, such as -m openai/gpt-4.1-mini, or a "model" to each row')
-        self._output = self._open_output(source)
-        stack.callback(self._output.release)
         return source
 
-    def _open_output(self, source: InputFile) -> Output:
+    def _open_output(self, stack: AsyncExitStack, source: InputFile) -> Output:
+        output = self._lock_output(source)
+        stack.callback(output.release)
+        return output
+
+    def _lock_output(self, source: InputFile) -> Output:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         if not self._to_stdout:
             return open_file_output(self.options, self._disk_failed, stamp)
@@ -179,13 +190,13 @@ class Run:
             self._tell(Notice("warning", notice))
         if not source.reopenable:
             source = await source.spool(spill_directories(os.environ)[1])
-        planned = await plan(self._reading(source.reopen()))
+        planned = await plan(self._reading(source.reopen(), recovered))
         refuse_changes(planned, recovered, self._manifest())
         for sentence in planned.resume.sentences(len(recovered)):
             self._tell(Notice("info", sentence))
         return source, planned
 
-    def _reading(self, source: InputFile) -> Reading:
+    def _reading(self, source: InputFile, recovered: Recovered | None) -> Reading:
         # To standard output nothing old is overwritten: what changed is simply asked anew.
         on_change = self.options.on_change or ("rerun" if self._to_stdout else "refuse")
         return Reading(
@@ -193,7 +204,7 @@ class Run:
             self._builder,
             self._target.provider.encode,
             self._fingerprint,
-            recovered=self._output.recovered,
+            recovered=recovered,
             on_change=on_change,
             limit=self.options.limit,
         )
@@ -272,6 +283,12 @@ class Run:
             _set(self._unwritten.pop())
 
     # Ending
+
+    async def _save_what_came(self) -> None:
+        """Cancelled, or a bug: the journal is closed under the lock, with every answer that was handed over."""
+        self._output.abandon()
+        with contextlib.suppress(StorageError):
+            await self._output.close()
 
     async def _end(self, reading: Reading, command: str | None) -> Summary:
         try:

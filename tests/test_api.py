@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -145,23 +146,16 @@ async def test_leaving_a_stream_early_leaves_nothing_running(leave: str) -> None
             taken += 1
             yield f"prompt {taken}"
 
-    stream = llmbatch.stream(endless(), model="sim/x", concurrency=4, sim={"latency": "0.01"})
-    with pytest.raises(ZeroDivisionError) if leave == "error" else memoryless():
-        async for _ in stream:
+    with pytest.raises(ZeroDivisionError) if leave == "error" else nullcontext():
+        async for _ in llmbatch.stream(endless(), model="sim/x", concurrency=4, sim={"latency": "0.01"}):
             if leave == "error":
                 raise ZeroDivisionError
             break
-    await stream.aclose()  # type: ignore[attr-defined]
+    await nothing_else_runs()
     before = taken
     await nothing_else_runs()
     assert taken == before
     assert [thread for thread in threading.enumerate() if thread.name.startswith("llmbatch-")] == []
-
-
-class memoryless:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 async def test_slow_consumer_slows_the_sending_down() -> None:
@@ -196,7 +190,7 @@ async def test_error_of_the_rows_themselves_reaches_the_caller_as_it_is() -> Non
     with pytest.raises(KeyError, match="mine"):
         async for _ in llmbatch.stream(broken(), model="sim/x"):
             pass
-    with pytest.raises(llmbatch.InputError, match="row 2 is a int"):
+    with pytest.raises(llmbatch.LlmbatchError, match="row 2 is a int"):
         async for _ in llmbatch.stream(["a", 5], model="sim/x"):  # type: ignore[list-item]
             pass
     await nothing_else_runs()

@@ -6,6 +6,7 @@ Who waits here holds no slot and no connection. Waiting is first come, first ser
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
@@ -87,13 +88,17 @@ class Limiter:
 
     def _admit(self) -> bool:
         """Take a slot now, if window, gate and pace all allow it."""
-        if self.in_flight >= self._allowed() or self._wait_s() > 0:
+        if self._blocked_s() > 0:
             return False
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         if self._pace is not None:
             self._pace.take(self._clock())
         return True
+
+    def _blocked_s(self) -> float:
+        """How long nothing may be sent; infinite while only an answer can free a slot."""
+        return math.inf if self.in_flight >= self._allowed() else self._wait_s()
 
     def _leave(self, closings: int) -> None:
         """Give back the slot that was taken when the gate had closed ``closings`` times."""
@@ -146,13 +151,12 @@ class Limiter:
                 self._waiting.popleft()
             elif self._admit():
                 self._waiting.popleft().set_result(self.gate.closings)
-            else:
-                self._wake_later()
+            elif self._timer is None and not math.isinf(blocked_s := self._blocked_s()):
+                # Also when no time is missing any more: the clock went on since it was asked.
+                self._timer = asyncio.get_running_loop().call_later(blocked_s, self._wake)
                 return
-
-    def _wake_later(self) -> None:
-        if self._timer is None and (wait_s := self._wait_s()) > 0:
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._wake)
+            else:
+                return
 
     def _wake(self) -> None:
         self._timer = None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import orjson
 
 from llmbatch.errors import StorageError
 from llmbatch.events import AttemptFailed, Draining, Event, Notice, RunStarted
-from llmbatch.machine import patient_collector
+from llmbatch.machine import fast_loop, patient_collector
 from llmbatch.options import STDIO, RunOptions
 from llmbatch.runner import Run
 from llmbatch.stopping import Stop, signals_stop
@@ -58,15 +58,6 @@ def dry_run_command(options: RunOptions, shown: Shown) -> int:
     if not shown.quiet:
         _say(render_estimate(found))
     return found.exit_code
-
-
-def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop where uvloop exists; it halves the CPU time of a request."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 async def _run(options: RunOptions, shown: Shown) -> Summary:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llmbatch.errors import OptionsError
 
@@ -44,7 +44,13 @@ def text_or_file(text: str | None, flag: str) -> str | None:
 
 def params(pairs: Iterable[str], flag: str = "--param") -> dict[str, Any]:
     """``temperature=0.2`` -> {"temperature": 0.2}: the value is JSON if it is valid JSON, else text."""
-    return {name: _json_or_text(value) for name, value in settings(pairs, flag).items()}
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        ((name, value),) = settings([pair], flag).items()
+        if name in found:
+            raise OptionsError(f"{flag} {name} is given twice")
+        found[name] = _json_or_text(value)
+    return found
 
 
 def settings(pairs: Iterable[str], flag: str) -> dict[str, str]:
@@ -61,6 +67,10 @@ def settings(pairs: Iterable[str], flag: str) -> dict[str, str]:
 
 def _json_or_text(value: str) -> Any:
     try:
-        return json.loads(value)
+        return json.loads(value, parse_constant=_refuse)
     except ValueError:
         return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

@@ -322,3 +322,24 @@ def test_the_display_says_what_binds(virtually: Virtually) -> None:
         await asyncio.gather(*tasks)
 
     virtually(main())
+
+
+@pytest.mark.parametrize("step_s", [0.003, 0.01, 0.03])
+def test_a_clock_that_moves_between_two_looks_strands_nobody(virtually: Virtually, step_s: float) -> None:
+    """What was not yet due at the first look may be due at the second; then no timer is set, and none may be needed."""
+
+    async def main() -> None:
+        bench = Bench(lambda sent: (0.0, PONG), rpm=600)
+        loop_time, looks = bench.now, 0
+
+        def clock() -> float:
+            nonlocal looks
+            looks += 1
+            return loop_time() + looks * step_s
+
+        bench.limiter._clock = clock
+        async with asyncio.timeout(60):
+            for number in range(100):
+                assert await bench.one(str(number)) is PONG
+
+    virtually(main())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .processes import Llmbatch, Sim, StartSim
+from .processes import Llmbatch, SharedSim, Sim, StartSim
 
 
 @pytest.fixture
@@ -19,11 +19,13 @@ def llmbatch(tmp_path: Path) -> Iterator[Llmbatch]:
 
 
 @pytest.fixture
-def sim() -> Iterator[StartSim]:
-    """Starts a simulated provider with the flags given."""
+def sim(plain_sim: Sim) -> Iterator[StartSim]:
+    """Gives a simulated provider with the flags given, and books that begin empty."""
     with ExitStack() as stack:
 
-        def start(*flags: str) -> Sim:
+        def start(*flags: str) -> Sim | SharedSim:
+            if not flags:
+                return SharedSim(plain_sim)
             server = Sim(*flags)
             stack.callback(server.stop)
             return server

@@ -196,4 +196,17 @@ class Llmbatch:
         return sorted(self.state.glob("*.partial"))
 
 
-StartSim = Callable[..., Sim]
+class SharedSim:
+    """A plain provider that runs for all tests, as one of them sees it: counted from now on."""
+
+    def __init__(self, server: Sim) -> None:
+        self.base_url = server.base_url
+        self._server = server
+        self._before = server.ledger()
+
+    def ledger(self) -> dict[str, int]:
+        now = self._server.ledger()
+        return {name: now[name] - self._before[name] for name in ("received", "billed")}
+
+
+StartSim = Callable[..., Any]

@@ -15,56 +15,17 @@ def rows(llmbatch: Llmbatch) -> Path:
     return write_rows(llmbatch.directory / "in.jsonl", prompts(3))
 
 
-USAGE = {
-    "output_is_input": (["in.jsonl", "-m", "sim/x", "-o", "in.jsonl"], "is the input itself"),
-    "output_is_a_directory": (["in.jsonl", "-m", "sim/x", "-o", "."], "is a directory"),
-    "output_directory_missing": (["in.jsonl", "-m", "sim/x", "-o", "no/out.jsonl"], "create the directory"),
-    "input_missing": (["no.jsonl", "-m", "sim/x"], "no such file: no.jsonl"),
-    "input_is_a_directory": ([".", "-m", "sim/x"], "is a directory"),
-    "no_model": (["in.jsonl"], "no model: add -m"),
-    "unknown_provider": (["in.jsonl", "-m", "nobody/x"], "--base-url"),
-    "missing_key": (["in.jsonl", "-m", "openai/gpt-4.1-mini"], "OPENAI_API_KEY"),
-    "named_key_missing": (["in.jsonl", "-m", "x", "--key-env", "MY_KEY"], "MY_KEY"),
-    "bad_url": (["in.jsonl", "-m", "x", "--base-url", "localhost:8000"], "http://localhost:8000/v1"),
-    "bad_param": (["in.jsonl", "-m", "sim/x", "-p", "temperature"], "name=value"),
-    "reserved_param": (["in.jsonl", "-m", "sim/x", "-p", "model=y"], "use -m"),
-    "bad_concurrency": (["in.jsonl", "-m", "sim/x", "-c", "0"], "--concurrency"),
-    "bad_rpm": (["in.jsonl", "-m", "sim/x", "--rpm", "0"], "--rpm"),
-    "bad_duration": (["in.jsonl", "-m", "sim/x", "--timeout", "soon"], "30s"),
-    "bad_template": (["in.jsonl", "-m", "sim/x", "-t", "{{ open"], "--template"),
-    "missing_template_file": (["in.jsonl", "-m", "sim/x", "-t", "@no.txt"], "no.txt"),
-    "bad_sim_option": (["in.jsonl", "-m", "sim/x", "--sim", "speed=9"], "speed"),
-    "unknown_flag": (["in.jsonl", "-m", "sim/x", "--fast"], "--fast"),
-    "quiet_and_verbose": (["in.jsonl", "-m", "sim/x", "-q", "-v"], "-q and -v"),
-}
-
-
-@pytest.mark.parametrize("case", USAGE)
-def test_bad_usage_ends_with_2_says_why_and_leaves_nothing(llmbatch: Llmbatch, rows: Path, case: str) -> None:
-    flags, words = USAGE[case]
-    done = llmbatch("run", *flags)
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["-m", "sim/x", "-o", "in.jsonl"], "is the input itself"), (["-m", "openai/gpt-4.1-mini"], "OPENAI_API_KEY")],
+    ids=["output_is_input", "missing_key"],
+)
+def test_bad_usage_ends_with_2_and_says_why(llmbatch: Llmbatch, rows: Path, flags: list[str], words: str) -> None:
+    done = llmbatch("run", "in.jsonl", *flags)
     assert done.code == 2, done.err
     assert words in done.err
     assert done.out == b""
     assert [path.name for path in llmbatch.directory.rglob("*") if path.is_file()] == ["in.jsonl"]
-
-
-INPUTS = {
-    "json_array": (b'[{"prompt": "a"},\n{"prompt": "b"}]\n', "jq -c '.[]'"),
-    "utf16": ('{"prompt": "a"}\n'.encode("utf-16"), "iconv"),
-    "binary": (b"\x7fELF\x02\x01\x01\x00\x00\x00\x00", ""),
-    "pretty_printed": (b'{\n  "prompt": "a"\n}\n', "jq -c"),
-}
-
-
-@pytest.mark.parametrize("case", INPUTS)
-def test_file_of_the_wrong_kind_is_refused_with_the_command_that_helps(llmbatch: Llmbatch, case: str) -> None:
-    content, words = INPUTS[case]
-    (llmbatch.directory / "in.jsonl").write_bytes(content)
-    done = llmbatch("run", "in.jsonl", "-m", "sim/x")
-    assert done.code == 2, done.err
-    assert words in done.err
-    assert not (llmbatch.directory / "in.results.jsonl.partial").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
