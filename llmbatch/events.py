@@ -48,10 +48,14 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class GateClosed:
-    """A rate limit answer closed the shared gate of this endpoint for ``for_s`` seconds."""
+    """The shared gate of this endpoint is closed for ``for_s`` seconds: a rate limit, or nobody there.
+
+    ``strikes`` counts how often in a row, with no good answer between.
+    """
 
     for_s: float
-    reason: str
+    failure: Failure
+    strikes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,12 +107,18 @@ class Failure:
     retryable: bool = False
     fatal: bool = False
     rate_limited: bool = False
+    unreachable: bool = False
     body: str | None = None
     request_id: str | None = None
 
     @property
     def maybe_billed(self) -> bool:
         return self.kind in ("ambiguous", "unusable")
+
+    @property
+    def concerns_all(self) -> bool:
+        """Every other row would meet the same now, so all wait together: a rate limit, or nobody there."""
+        return self.rate_limited or self.unreachable
 
 
 class CallFailed(Exception):

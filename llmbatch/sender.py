@@ -15,13 +15,13 @@ from llmbatch.calls.deadlines import Watch
 from llmbatch.calls.stack import Stack, build
 from llmbatch.calls.wire import Wire, open_session
 from llmbatch.errors import OptionsError
-from llmbatch.events import Draining, Event, GateClosed, Listener, Notice, Status
+from llmbatch.events import AttemptFailed, Draining, Event, GateClosed, Listener, Notice, Status
 from llmbatch.keys import Secret, load_key
 from llmbatch.machine import raise_descriptors
 from llmbatch.options import DEFAULT_CONCURRENCY, RunOptions
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Trace
-from llmbatch.rules.fuse import Fuse
+from llmbatch.rules.fuse import Fuse, Outage
 from llmbatch.rules.pace import Pace
 from llmbatch.rules.window import window_for
 from llmbatch.scheduler import Feed, Finish, Job, Scheduler
@@ -44,6 +44,7 @@ class Sender:
         self._listen = listen
         self._stop = stop
         self._fuse = Fuse()
+        self._outage = Outage()
         self._headers = self._fixed_headers()
         self._sim_options = self._simulator_options() if target.simulated else None
         self._stack: Stack | None = None
@@ -77,6 +78,8 @@ class Sender:
             finally:
                 if self._patience is not None:
                     self._patience.cancel()
+            if (met_by_all := self._fuse.hopeless()) is not None:
+                self._give_up(met_by_all.message)
 
     def _layers(self, wire: Wire, clock: Callable[[], float]) -> Stack:
         options, ceiling = self._options, raise_descriptors()
@@ -102,9 +105,23 @@ class Sender:
     def _heard(self, event: Event) -> None:
         """What the layers tell. A pause longer than anybody wants to wait ends the run; it can go on later."""
         self._listen(event)
-        if isinstance(event, GateClosed) and event.for_s > self._options.retry.max_wait_s:
-            why = f"the provider asks to wait {event.for_s:,.0f} s, more than --max-wait allows: {event.reason}"
-            self._stop.request(StopReason(why, PROVIDER_STOPPED))
+        if isinstance(event, AttemptFailed) and event.failure.http_status is not None:
+            self._outage.answered()
+        elif isinstance(event, GateClosed):
+            self._gate_closed(event)
+
+    def _gate_closed(self, event: GateClosed) -> None:
+        max_wait_s, why = self._options.retry.max_wait_s, event.failure.message
+        if event.failure.unreachable:
+            if self._outage.too_long(asyncio.get_running_loop().time(), event.strikes, max_wait_s):
+                self._give_up(f"{why}. Is the server running, and --base-url right?")
+        elif event.for_s > max_wait_s:
+            self._give_up(f"the provider asks to wait {event.for_s:,.0f} s, more than --max-wait allows: {why}")
+
+    def _give_up(self, why: str) -> None:
+        if not self._stop.requested:
+            self._listen(Notice("warning", why))
+            self._stop.request(StopReason("stopped by the provider", PROVIDER_STOPPED))
 
     def _fixed_headers(self) -> Mapping[str, str]:
         """Of every request. The key among them goes to the target's origin only: no redirect is followed."""
@@ -153,8 +170,9 @@ class Sender:
         written = self._finish(job, outcome, trace)
         if isinstance(outcome, Reply):
             self._fuse.good()
+            self._outage.answered()
         elif self._fuse.blows(outcome):
-            self._stop.request(StopReason(outcome.message, PROVIDER_STOPPED))
+            self._give_up(outcome.message)
         return written
 
     def _drain(self) -> None:
@@ -163,7 +181,10 @@ class Sender:
         self._scheduler.stop()
         self._stack.limiter.close()
         grace_s = self._options.drain_s
-        self._listen(Draining(self._stack.limiter.in_flight, grace_s, self._stop.reason.why))
+        in_flight = self._stack.limiter.in_flight
+        if in_flight == 0:
+            return
+        self._listen(Draining(in_flight, grace_s, self._stop.reason.why))
         self._patience = asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
 
 

@@ -202,7 +202,7 @@ def test_the_clock_of_the_summary_stops_with_the_run(tally: Tally, clock: Clock)
 
 
 def test_events_it_does_not_count_are_no_error(tally: Tally) -> None:
-    tally(GateClosed(12.0, "429"))
+    tally(GateClosed(12.0, LIMITED, 1))
     tally(Notice("info", "hello"))
     assert tally.summary(rows=0, pending=0, exit_code=0).notices == ()
 

@@ -169,15 +169,15 @@ class Limiter:
             self.gate.answered(attempt.sent_s, self.window.size)
 
     def _failed(self, failure: Failure, trace: Trace) -> None:
-        if not failure.rate_limited and failure.retry_after_s is None:
+        if not failure.concerns_all and failure.retry_after_s is None:
             return
         now_s = self._clock()
-        if failure.rate_limited and trace.limited_since_s is None:
+        if failure.concerns_all and trace.limited_since_s is None:
             trace.limited_since_s = now_s
         closings, before_s = self.gate.closings, self.gate.wait_s(now_s)
         pause_s = self.gate.limited(now_s, trace.attempts[-1].sent_s, failure.retry_after_s, self._chance())
         if self.gate.closings != closings:
             self._old = self.in_flight
-        self._listen(GateClosed(pause_s, failure.message))
+        self._listen(GateClosed(pause_s, failure, self.gate.strikes))
         if pause_s > VISIBLE_PAUSE_S >= before_s:
             self._listen(Notice("warning", f"the provider asked for a pause of {pause_s:,.0f} s: {failure.message}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -228,6 +229,7 @@ def transport_failure(error: BaseException, sent_id: str | None = None) -> Failu
         message=_transport_text(error),
         retryable=retryable,
         fatal=fatal,
+        unreachable=kind == "never_sent" and retryable,
         request_id=sent_id,
     )
 
@@ -237,9 +239,9 @@ def _transport_class(error: BaseException) -> tuple[FailureClass, str, bool, boo
     table: tuple[tuple[Any, FailureClass, str, bool, bool], ...] = (
         (aiohttp.ClientConnectorCertificateError, "never_sent", "tls_certificate", False, True),
         (aiohttp.ClientConnectorSSLError, "never_sent", "tls_error", False, True),
-        (aiohttp.ClientConnectorDNSError, "never_sent", "dns_error", True, True),
-        (aiohttp.ConnectionTimeoutError, "never_sent", "connect_timeout", True, True),
-        (aiohttp.ClientConnectorError, "never_sent", _connect_word(error), True, True),
+        (aiohttp.ClientConnectorDNSError, "never_sent", "dns_error", True, False),
+        (aiohttp.ConnectionTimeoutError, "never_sent", "connect_timeout", True, False),
+        (aiohttp.ClientConnectorError, "never_sent", _connect_word(error), True, False),
         (aiohttp.InvalidURL, "never_sent", "invalid_url", False, True),
         (aiohttp.ServerDisconnectedError, "ambiguous", "disconnected", True, False),
         (aiohttp.ClientPayloadError, "ambiguous", "body_cut", True, False),
@@ -263,7 +265,8 @@ def _connect_word(error: BaseException) -> str:
 def _transport_text(error: BaseException) -> str:
     """A sentence for the user; never ``repr``, which holds the request headers and the key in them."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = error.os_error.strerror or str(error.os_error) or "failed"
+        code = error.errno or 0  # those of name look-ups are negative, and have a text of their own
+        reason = os.strerror(code) if code > 0 else error.os_error.strerror or str(error.os_error) or "failed"
         return f"cannot connect to {error.host}:{error.port}: {reason}"
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "no connection in time (--connect-timeout)"

@@ -98,7 +98,7 @@ class _Told:
         elif isinstance(event, Draining):
             self._printer.note(
                 f"{event.why}: no new requests; waiting up to {event.grace_s:g} s for {event.in_flight:,} in flight. "
-                "Ctrl-C again abandons them (they may be billed)",
+                "Ctrl-C now abandons them (they may be billed)",
                 "warning",
             )
         elif self._verbose and isinstance(event, AttemptFailed):

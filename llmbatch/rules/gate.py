@@ -1,4 +1,4 @@
-"""One gate for all rows of an endpoint: a rate-limit answer closes it, and it reopens with a ramp, not a stampede.
+"""One gate for all rows of an endpoint: what concerns all closes it, and it reopens with a ramp, not a stampede.
 
 The first 429 pauses everybody: unsuccessful requests count against the limit too. Answers to requests that
 left before the gate closed say nothing new, unless they ask for a pause when it has long reopened. After the
@@ -11,7 +11,7 @@ from __future__ import annotations
 from llmbatch.rules.retry import backoff_s
 
 BASE_S = 1.0
-CAP_S = 60.0
+CAP_S = 30.0
 
 
 class Gate:
@@ -20,14 +20,14 @@ class Gate:
     ``closings`` counts how often it closed anew: what was admitted under another count is from before the pause.
     """
 
-    __slots__ = ("_closed_at_s", "_strikes", "closed_until_s", "closings", "ramp")
+    __slots__ = ("_closed_at_s", "closed_until_s", "closings", "ramp", "strikes")
 
     def __init__(self) -> None:
         self.closed_until_s = float("-inf")
         self.closings = 0
         self.ramp: int | None = None
         self._closed_at_s = float("-inf")
-        self._strikes = 0
+        self.strikes = 0
 
     def wait_s(self, now_s: float) -> float:
         """Seconds until the gate opens; 0 if it is open."""
@@ -38,21 +38,21 @@ class Gate:
         return window if self.ramp is None else min(window, self.ramp + old)
 
     def limited(self, now_s: float, sent_s: float, retry_after_s: float | None, chance: float) -> float:
-        """A rate-limit answer came for a request sent at ``sent_s``; ``chance`` is uniform in [0, 1).
+        """A request sent at ``sent_s`` met what concerns all; ``chance`` is uniform in [0, 1).
 
         Returns for how many seconds from now the gate is closed.
         """
         news = sent_s >= self._closed_at_s or (self.ramp is None and retry_after_s is not None)
         if news:
             self.closings += 1
-            self._strikes += 1
+            self.strikes += 1
             self._closed_at_s = now_s
             self.ramp = 1
         if retry_after_s is not None:
             pause_s = retry_after_s
         elif news:
             # Half fixed, half chance: several processes on one key must not come back together.
-            full_s = backoff_s(self._strikes, 1.0, BASE_S, CAP_S)
+            full_s = backoff_s(self.strikes, 1.0, BASE_S, CAP_S)
             pause_s = full_s * (0.5 + 0.5 * chance)
         else:
             pause_s = 0.0
@@ -63,7 +63,7 @@ class Gate:
         """A good answer came for a request sent at ``sent_s``."""
         if self.ramp is None or sent_s < self._closed_at_s:
             return
-        self._strikes = 0
+        self.strikes = 0
         self.ramp += 1
         if self.ramp >= window:
             self.ramp = None

@@ -30,18 +30,18 @@ def backoff_s(tries: int, chance: float, base_s: float, cap_s: float) -> float:
 def decide(failures: Sequence[Failure], limited_s: float, limits: RetryLimits, chance: float) -> Verdict:
     """Whether a row is sent again after the last of ``failures``.
 
-    ``limited_s`` is the time since its first rate-limit answer, ``chance`` is uniform in [0, 1). Rate-limit
-    answers wait at the shared gate, so their delay is 0 here, and they spend ``limits.max_wait_s`` instead of
-    the row's attempts.
+    ``limited_s`` is the time since it first met what concerns all, ``chance`` is uniform in [0, 1). What
+    concerns all (a rate limit, nobody there) waits at the shared gate, so its delay is 0 here, and it spends
+    ``limits.max_wait_s`` instead of the row's attempts.
     """
     last = failures[-1]
     if not last.retryable:
         return Verdict(False, 0.0, f"{last.type} is not retryable")
-    if last.rate_limited:
+    if last.concerns_all:
         if limited_s > limits.max_wait_s:
-            return Verdict(False, 0.0, f"rate-limited for {limited_s:.0f} s")
-        return Verdict(True, 0.0, "waits for the rate limit")
-    spent = [failure for failure in failures if not failure.rate_limited]
+            return Verdict(False, 0.0, f"{last.type} for {limited_s:.0f} s")
+        return Verdict(True, 0.0, "waits at the gate")
+    spent = [failure for failure in failures if not failure.concerns_all]
     if last.maybe_billed and sum(1 for failure in spent if failure.maybe_billed) > limits.ambiguous:
         return Verdict(False, 0.0, f"may have been billed {limits.ambiguous + 1} times")
     if len(spent) >= limits.attempts:

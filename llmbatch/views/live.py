@@ -183,7 +183,7 @@ def _pace(snapshot: Snapshot) -> Iterator[_Part]:
     status = snapshot.status
     if snapshot.drain_why is not None:
         stopping = f"stopping: {status.in_flight:,} in flight"
-        yield _Part(0, stopping, ", Ctrl-C again to abandon them", ", ^C abandons", "bold yellow")
+        yield _Part(0, stopping, ", Ctrl-C abandons them", ", ^C abandons", "bold yellow")
         yield _Part(2, stopwatch(snapshot.drain_left_s or 0), " at most", " at most")
         return
     if status.gate_closed_s > 0:

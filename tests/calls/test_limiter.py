@@ -233,7 +233,7 @@ def test_a_long_pause_is_said_once_not_by_every_row(virtually: Virtually) -> Non
         await bench.all(50)
         closed = [event for event in bench.events if isinstance(event, GateClosed)]
         notices = [event for event in bench.events if isinstance(event, Notice)]
-        assert closed and closed[0].for_s == 600.0 and "slow down" in closed[0].reason
+        assert closed and closed[0].for_s == 600.0 and "slow down" in closed[0].failure.message
         assert len(notices) == 1 and "600 s" in notices[0].text
 
     virtually(main())

@@ -12,8 +12,9 @@ from llmbatch.rules.retry import backoff_s, decide
 
 LIMITS = RetryLimits(attempts=5, ambiguous=1, base_s=0.5, cap_s=60.0, max_wait_s=900.0)
 
-NEVER_SENT = Failure("never_sent", "connection_refused", "m", retryable=True)
+NEVER_SENT = Failure("never_sent", "row_deadline", "m", retryable=True)
 REJECTED = Failure("rejected", "overloaded", "m", retryable=True)
+UNREACHABLE = Failure("never_sent", "connection_refused", "m", retryable=True, unreachable=True)
 LIMITED = Failure("rejected", "rate_limit_exceeded", "m", retryable=True, rate_limited=True)
 AMBIGUOUS = Failure("ambiguous", "disconnected", "m", retryable=True)
 UNUSABLE = Failure("unusable", "empty_answer", "m", retryable=True)
@@ -39,6 +40,9 @@ WAIT_9 = Failure("rejected", "overloaded", "m", retryable=True, retry_after_s=9.
         ([AMBIGUOUS, REJECTED], 0, True),
         ([AMBIGUOUS, REJECTED, AMBIGUOUS], 0, False),
         ([LIMITED], 0, True),
+        ([UNREACHABLE] * 500, 800, True),  # a server that restarts costs no row
+        ([UNREACHABLE] * 2, 901, False),
+        ([UNREACHABLE] * 9 + [REJECTED] * 4, 0, True),
         ([LIMITED] * 500, 800, True),  # rate limits have a budget of their own
         ([LIMITED] * 2, 901, False),
         ([LIMITED] * 500 + [REJECTED] * 4, 800, True),  # and do not use up the attempts
@@ -74,8 +78,8 @@ def test_delay(past: list[Failure], chance: float, delay_s: float) -> None:
         ([PERMANENT], 0, "not retryable"),
         ([REJECTED] * 5, 0, "5 attempts"),
         ([AMBIGUOUS] * 2, 0, "billed 2 times"),
-        ([LIMITED], 901, "rate-limited for 901 s"),
-        ([LIMITED], 1, "rate limit"),
+        ([LIMITED], 901, "rate_limit_exceeded for 901 s"),
+        ([LIMITED], 1, "waits at the gate"),
         ([REJECTED], 0, "attempt 2 of 5"),
     ],
 )

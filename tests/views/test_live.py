@@ -58,7 +58,7 @@ def test_no_line_is_ever_wider_than_the_terminal_nor_a_fourth_one(snapshot: Make
 
 def test_stopping_says_how_to_leave_at_once(snapshot: Make) -> None:
     shown = snapshot(drain_why="interrupted", drain_left_s=58.0, in_flight=87)
-    assert lines(shown, 77)[1] == "stopping: 87 in flight, Ctrl-C again to abandon them · 0:58 at most"
+    assert lines(shown, 77)[1] == "stopping: 87 in flight, Ctrl-C abandons them · 0:58 at most"
     assert lines(shown, 37)[1] == "stopping: 87 in flight, ^C abandons"
     assert "left" not in lines(shown, 77)[0]
 
