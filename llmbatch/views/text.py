@@ -23,6 +23,7 @@ _HEADLINES: Mapping[int, str] = {
     5: "Stopped by this machine's disk.",
     6: "Refused: the output is in use or is not ours; nothing was sent.",
     70: "A bug in llmbatch; please report it.",
+    129: "Hung up.",
     130: "Interrupted.",
     141: "Stopped: nobody reads the output any more.",
     143: "Terminated.",
@@ -152,7 +153,8 @@ def _notices(summary: Summary) -> Iterator[str]:
 def _next(summary: Summary) -> Iterator[str]:
     """Where the results are and, last of all, what to type."""
     path = summary.output if summary.output != "-" else None
-    unfinished = summary.pending > 0 or not summary.input_complete
+    # Stopped with nothing pending: what was asked was written, but the output was not made of it.
+    unfinished = summary.pending > 0 or not summary.input_complete or summary.exit_code not in (0, 1)
     if path:
         yield f"Results{' so far' if unfinished else ''}: {safe(path)}"
     if path and summary.failed:
