@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from llmbatch.errors import OptionsError
@@ -14,8 +16,10 @@ from llmbatch.options import RunOptions
 from llmbatch.records import Result
 from llmbatch.rows import stream_rows
 from llmbatch.runner import Run
-from llmbatch.stopping import Stop
+from llmbatch.stopping import Stop, StopReason
 from llmbatch.summary import Summary
+
+_INTERRUPTED = StopReason("stopped by Ctrl-C", 130)
 
 Rows = Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str]
 
@@ -25,6 +29,7 @@ def run(input: str | RunOptions, *, listen: Listener | None = None, **settings: 
 
     ``settings`` are the fields of RunOptions. The results are in the file ``summary.output``; the same call again
     continues. Works inside a running loop too (a notebook), where it blocks the cell; ``await arun(...)`` does not.
+    Ctrl-C waits for what is in flight, a second one does not; both end in KeyboardInterrupt.
     Raises an LlmbatchError if nothing could be sent at all; a row that fails is a line in the results.
     """
     options = _options(input, settings)
@@ -69,23 +74,68 @@ def _options(given: str | RunOptions, settings: Mapping[str, Any]) -> RunOptions
 
 
 def _in_own_loop(options: RunOptions, listen: Listener | None) -> Summary:
-    with asyncio.Runner(loop_factory=fast_loop()) as runner:
-        return runner.run(arun(options, listen=listen))
+    """Ctrl-C drains: what is in flight is paid for. Then KeyboardInterrupt is raised as everywhere."""
+    stop = Stop()
+    with asyncio.Runner(loop_factory=fast_loop()) as runner, _interrupt_stops(stop, runner.get_loop()):
+        summary = runner.run(arun(options, listen=listen, stop=stop))
+    if stop.reason is _INTERRUPTED:
+        raise KeyboardInterrupt
+    return summary
+
+
+@contextmanager
+def _interrupt_stops(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Only where it is Python's own handler that would be replaced, and only where signals arrive."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    loop.add_signal_handler(signal.SIGINT, _interrupt, stop)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def _interrupt(stop: Stop) -> None:
+    if stop.requested:
+        stop.abandon()
+    else:
+        stop.request(_INTERRUPTED)
 
 
 def _in_thread(options: RunOptions, listen: Listener | None) -> Summary:
     """A loop of its own, in a thread of its own: the loop of this thread is busy with the caller."""
     outcome: list[Summary | BaseException] = []
+    stop = Stop()
+    loops: list[asyncio.AbstractEventLoop] = []
 
-    def work() -> None:
+    async def work() -> Summary:
+        loops.append(asyncio.get_running_loop())
+        return await arun(options, listen=listen, stop=stop)
+
+    def in_thread() -> None:
         try:
-            outcome.append(_in_own_loop(options, listen))
+            with asyncio.Runner(loop_factory=fast_loop()) as runner:
+                outcome.append(runner.run(work()))
         except BaseException as error:
             outcome.append(error)
 
-    thread = threading.Thread(target=work, name="llmbatch-run")
+    thread = threading.Thread(target=in_thread, name="llmbatch-run")
     thread.start()
-    thread.join()
+    _join(thread, stop, loops)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
+    if stop.reason is _INTERRUPTED:
+        raise KeyboardInterrupt
     return outcome[0]
+
+
+def _join(thread: threading.Thread, stop: Stop, loops: list[asyncio.AbstractEventLoop]) -> None:
+    """Wait for the run; each Ctrl-C meanwhile is passed on to it."""
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            for loop in loops:
+                loop.call_soon_threadsafe(_interrupt, stop)

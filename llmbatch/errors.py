@@ -5,6 +5,7 @@ LlmbatchError
  +- InputError        the input file as a whole                       exit 2
  +- OutputRefused     another run holds the output, or it is not ours exit 6
  +- ChangedRows       finished rows would now ask something else      exit 2
+ +- ProviderStopped   bad key, no quota, unknown model, nobody there  exit 3
  +- StorageError      the local disk (full, permission, I/O)          exit 5
  +- InternalError     the counts do not add up: a bug                 exit 70
 
@@ -42,6 +43,12 @@ class OutputRefused(LlmbatchError):
     """Another run holds the output, or the file there is not ours. Nothing was sent."""
 
     exit_code = 6
+
+
+class ProviderStopped(LlmbatchError):
+    """The provider refuses everything; rows that were not sent are as they were."""
+
+    exit_code = 3
 
 
 class StorageError(LlmbatchError):

@@ -42,6 +42,10 @@ class Rendered:
         self.decision = decision
         self.recorded = recorded
 
+    @property
+    def failed_before(self) -> bool:
+        return self.decision.verdict is Verdict.RERUN_FAILED
+
 
 class Reading:
     """Renders the lines of one input, in order. Used by the run, and before it by the plan; owned by one task.
@@ -214,4 +218,4 @@ class RowFeed:
             return None
         assert rendered.key is not None, "a row that renders has a key"
         shown = fields if self._include_input else None
-        return Job(rendered.row.index, rendered.row.id, rendered.key, rendered.request, shown)
+        return Job(rendered.row.index, rendered.row.id, rendered.key, rendered.request, shown, rendered.failed_before)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
-from llmbatch.errors import InputError
+from llmbatch.errors import InputError, ProviderStopped
 from llmbatch.events import Event, Listener
 from llmbatch.options import RunOptions
 from llmbatch.providers.target import resolve
@@ -28,7 +28,10 @@ async def stream_rows(
     listen: Listener | None,
     stop: Stop,
 ) -> AsyncIterator[Result]:
-    """Yield the Result of each row as it comes. Leaving the loop early drains nothing: what is in flight is dropped."""
+    """Yield the Result of each row as it comes. Leaving the loop early drains nothing: what is in flight is dropped.
+
+    Raises ProviderStopped, after the last Result, if the provider refuses everything.
+    """
     target = resolve(options.model, options.base_url)
     sender = Sender(options, target, listen or _nobody, stop)
     results = _Results()
@@ -51,6 +54,8 @@ async def stream_rows(
         async for result in results:
             yield result
         await sending
+        if sender.stopped_because is not None:
+            raise ProviderStopped(sender.stopped_because)
     finally:
         stop.request(StopReason("the consumer left", 130))
         sending.cancel()

@@ -317,9 +317,10 @@ class Run:
 
     @property
     def _failed_as_a_whole(self) -> bool:
-        """The disk failed; or the provider refused everybody, and what was asked meanwhile is to be asked again."""
+        """The disk failed; or the provider refused every row there is, and they are to be asked again."""
         reason = self._stop.reason
-        return self._disk_error is not None or (reason is not None and reason.exit_code == PROVIDER_STOPPED)
+        refused = reason is not None and reason.exit_code == PROVIDER_STOPPED
+        return self._disk_error is not None or (refused and self.tally.ok + self.tally.kept_ok == 0)
 
     def _exit_code(self, complete: bool, reading: Reading) -> int:
         if self._disk_error is not None:

@@ -21,13 +21,17 @@ START_TOGETHER = 50
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row that is to be sent; ``input`` is what is shown of it beside its result."""
+    """A row that is to be sent; ``input`` is what is shown of it beside its result.
+
+    ``failed_before`` says that an earlier run has sent it in vain.
+    """
 
     row: int
     id: str | int | float | None
     key: str
     request: Request
     input: Any = None
+    failed_before: bool = False
 
 
 def folded(job: Job, outcome: Reply | Failure, trace: Trace) -> Result:
@@ -72,14 +76,9 @@ class Scheduler:
         self,
         feed: Feed,
         finish: Finish,
-        clock: Callable[[], float],
-        *,
-        row_deadline_s: float | None = None,
     ) -> None:
         self._feed = feed
         self._finish = finish
-        self._clock = clock
-        self._row_deadline_s = row_deadline_s
         self._call: Call
         self._capacity: Callable[[], int]
         self._refilling = asyncio.Lock()
@@ -196,8 +195,6 @@ class Scheduler:
 
     async def _do(self, job: Job) -> None:
         trace = Trace()
-        if self._row_deadline_s is not None:
-            trace.deadline_s = self._clock() + self._row_deadline_s
         try:
             outcome: Reply | Failure = await self._call(job.request, trace)
         except CallFailed as failed:

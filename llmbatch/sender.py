@@ -48,6 +48,7 @@ class Sender:
         self._headers = self._fixed_headers()
         self._sim_options = self._simulator_options() if target.simulated else None
         self._stack: Stack | None = None
+        self.stopped_because: str | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._scheduler: Scheduler
         self._finish: Finish
@@ -66,7 +67,7 @@ class Sender:
             watch = Watch(_shortest_s(self._options))
             watching = asyncio.create_task(watch.run())
             stack.callback(watching.cancel)
-            self._scheduler = Scheduler(feed, self._finished, clock, row_deadline_s=self._options.row_deadline_s)
+            self._scheduler = Scheduler(feed, self._finished)
             timeouts, stream = self._options.timeouts, self._options.stream
             wire = Wire(session, self._target.provider, url, timeouts, watch, clock, stream=stream)
             self._stack = self._layers(wire, clock)
@@ -100,6 +101,7 @@ class Sender:
             clock=clock,
             chance=random.random,
             listen=self._heard,
+            row_deadline_s=options.row_deadline_s,
         )
 
     def _heard(self, event: Event) -> None:
@@ -120,6 +122,7 @@ class Sender:
 
     def _give_up(self, why: str) -> None:
         if not self._stop.requested:
+            self.stopped_because = why
             self._listen(Notice("warning", why))
             self._stop.request(StopReason("stopped by the provider", PROVIDER_STOPPED))
 
@@ -171,9 +174,14 @@ class Sender:
         if isinstance(outcome, Reply):
             self._fuse.good()
             self._outage.answered()
-        elif self._fuse.blows(outcome):
+        elif self._fuse.blows(self._for_all(job, outcome), fresh=not job.failed_before):
             self._give_up(outcome.message)
         return written
+
+    def _for_all(self, job: Job, failure: Failure) -> Failure:
+        """A model that only this row asks for may be unknown without any harm to the others."""
+        own_model = self._target.model is not None and job.request.model != self._target.model
+        return replace(failure, fatal=failure.fatal and not (own_model and failure.http_status == 404))
 
     def _drain(self) -> None:
         assert self._stack is not None, "draining comes after the start"

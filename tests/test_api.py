@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import Any
 import pytest
 
 import llmbatch
+from llmbatch.errors import LlmbatchError
 from llmbatch.events import RowEnded
 from llmbatch.sim.answers import expected_answer
 from llmbatch.sim.options import sim_options_from
@@ -207,3 +212,30 @@ async def test_stop_ends_a_stream_with_what_was_in_flight() -> None:
 def test_what_is_exported_can_be_imported() -> None:
     for name in llmbatch.__all__:
         assert getattr(llmbatch, name) is not None
+
+
+async def test_stream_says_when_the_provider_refuses_everything() -> None:
+    async with SimServer(sim_options_from({"api-key": "right"})) as server:
+        got = []
+        with pytest.raises(LlmbatchError, match="Incorrect API key"):
+            async for result in llmbatch.stream(PROMPTS, model="m", base_url=server.base_url, concurrency=2):
+                got.append(result)
+        assert got and all(result.failure is not None for result in got)
+
+
+@pytest.mark.parametrize("notebook", [False, True], ids=["script", "notebook"])
+def test_ctrl_c_in_run_loses_nothing_that_was_paid(rows: str, tmp_path: Path, notebook: bool) -> None:
+    """In a process of its own, as a signal has no other place to go. A notebook's loop leaves SIGINT to Python."""
+    ledger = tmp_path / "ledger.jsonl"
+    call = f"llmbatch.run({rows!r}, model='sim/x', concurrency=5, sim={{'latency': '0.3', 'ledger': {str(ledger)!r}}})"
+    inside = f"import asyncio\nasync def cell(): {call}\nasyncio.new_event_loop().run_until_complete(cell())"
+    script = "import llmbatch\n" + (inside if notebook else call)
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    while not ledger.exists() or len(ledger.read_text().splitlines()) < 5:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert "KeyboardInterrupt" in said
+    saved = Path(rows.replace(".jsonl", ".results.jsonl.partial")).read_text().count('"status":"ok"')
+    assert saved == len(ledger.read_text().splitlines()) < 30

@@ -70,10 +70,12 @@ class Bench:
         self.script = Script(answer)
         self.now = asyncio.get_running_loop().time
         self.done: dict[int, tuple[Reply | Failure, Trace]] = {}
-        self.scheduler = Scheduler(feed, self.finish, self.now, row_deadline_s=row_deadline_s)
+        self.scheduler = Scheduler(feed, self.finish)
         self.window = FixedWindow(window) if isinstance(window, int) else window
         pace = None if rpm is None else Pace(rpm)
-        self.limiter = Limiter(self.script, self.window, pace, self.now, lambda: 0.5, lambda event: None)
+        self.limiter = Limiter(
+            self.script, self.window, pace, self.now, lambda: 0.5, lambda event: None, row_deadline_s
+        )
         self.retry = Retry(
             self.limiter, limits or RetryLimits(), self.scheduler.rest, self.now, lambda: 0.5, lambda event: None
         )

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Literal
 
 from llmbatch.calls.deadlines import row_deadline
-from llmbatch.events import GateClosed, Listener, Notice, Status
+from llmbatch.events import AttemptFailed, GateClosed, Listener, Notice, Status
 from llmbatch.records import Attempt, Call, CallFailed, Failure, Reply, Request, Stopped, Trace
 from llmbatch.rules.gate import Gate
 from llmbatch.rules.pace import Pace
 from llmbatch.rules.window import Window
 
+ABANDONED = Failure("ambiguous", "abandoned", "given up while it was in flight", retryable=True)
 # A pause longer than this is said once; a shorter one only shows in the bar.
 VISIBLE_PAUSE_S = 120.0
 
@@ -33,6 +34,7 @@ class Limiter:
         clock: Callable[[], float],
         chance: Callable[[], float],
         listen: Listener,
+        row_deadline_s: float | None = None,
     ) -> None:
         self._inner = inner
         self.window = window
@@ -41,6 +43,7 @@ class Limiter:
         self._clock = clock
         self._chance = chance
         self._listen = listen
+        self._row_deadline_s = row_deadline_s
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -52,10 +55,15 @@ class Limiter:
         if self._closed:
             raise Stopped
         closings = await self._turn(trace) if self._waiting or not self._admit() else self.gate.closings
+        if self._row_deadline_s is not None and trace.deadline_s is None:
+            trace.deadline_s = self._clock() + self._row_deadline_s
         try:
             reply = await self._inner(request, trace)
         except CallFailed as failed:
             self._failed(failed.failure, trace)
+            raise
+        except asyncio.CancelledError:
+            self._listen(AttemptFailed(ABANDONED, None))
             raise
         else:
             self._answered(trace)

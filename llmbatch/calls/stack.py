@@ -35,7 +35,8 @@ def build(
     clock: Callable[[], float],
     chance: Callable[[], float],
     listen: Listener,
+    row_deadline_s: float | None = None,
 ) -> Stack:
     """retry( limit( wire ))"""
-    limiter = Limiter(wire, window, pace, clock, chance, listen)
+    limiter = Limiter(wire, window, pace, clock, chance, listen, row_deadline_s)
     return Stack(Retry(limiter, retry, rest, clock, chance, listen), limiter)

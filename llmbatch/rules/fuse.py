@@ -25,13 +25,17 @@ class Fuse:
         self._streak = 0
         self._worked = True
 
-    def blows(self, failure: Failure) -> bool:
-        """True if the run must stop because of this failure."""
+    def blows(self, failure: Failure, *, fresh: bool = True) -> bool:
+        """True if the run must stop because of this failure.
+
+        Rows that failed in an earlier run already (not ``fresh``) prove nothing about the others: else the same few
+        would stop every run before it comes to the rest.
+        """
         self._last = failure
         if not failure.fatal:
             self._worked = True
             return False
-        self._streak += 1
+        self._streak += fresh
         return self._streak >= CONFIRMATIONS
 
     def hopeless(self) -> Failure | None:

@@ -94,3 +94,13 @@ def test_first_request_of_200_megabytes_goes_out_at_once(llmbatch: Llmbatch, sim
     with open(f"/proc/{running.process.pid}/status") as status:
         peak_kb = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     assert peak_kb < 150_000
+
+
+def test_row_deadline_does_not_count_the_time_before_the_first_try(llmbatch: Llmbatch, sim: StartSim) -> None:
+    """Twenty rows at ten a second wait up to two seconds for their turn; none of them may fail for that."""
+    server = sim("--latency", "0.01")
+    write_rows(llmbatch.directory / "in.jsonl", prompts(20))
+    done = llmbatch(
+        "run", "in.jsonl", "-m", "m", "--base-url", server.base_url, "-c", "20", "--rpm", "600", "--row-deadline", "1s"
+    )
+    assert done.code == 0, done.err

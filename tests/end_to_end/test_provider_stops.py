@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,46 @@ def test_server_that_restarts_costs_no_row(llmbatch: Llmbatch, sim: StartSim) ->
     done = running.end()
     assert done.code == 0, done.err
     assert_answers(read_lines(llmbatch.directory / "in.results.jsonl"), asked)
+
+
+def test_row_that_no_server_takes_does_not_hold_up_the_others(llmbatch: Llmbatch, sim: StartSim) -> None:
+    """Three rows that each name a model nobody has: they fail, OUT is sealed, and stays so when it is said again."""
+    server = sim("--models", "m")
+    rows = [{"prompt": f"p{n}", "model": "nobody-has-it"} for n in range(3)] + [
+        {"prompt": f"p{n}"} for n in range(3, 9)
+    ]
+    write_rows(llmbatch.directory / "in.jsonl", rows)
+    command = ("run", "in.jsonl", "-m", "m", "--base-url", server.base_url, "-c", "1")
+    for _ in range(2):
+        done = llmbatch(*command)
+        assert done.code == 1, done.err
+        lines = read_lines(llmbatch.directory / "in.results.jsonl")
+        assert [line["status"] for line in lines] == ["error"] * 3 + ["ok"] * 6
+
+
+def test_rows_that_failed_before_do_not_stop_the_run_before_it_comes_to_the_rest(
+    llmbatch: Llmbatch, sim: StartSim, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.jsonl"
+    script.write_text("".join(f'{{"prompt": "bad {n}", "fault": "401"}}\n' for n in range(3)))
+    server = sim("--script", str(script))
+    write_rows(llmbatch.directory / "in.jsonl", [{"prompt": f"bad {n}"} for n in range(3)] + prompts(6))
+    command = ("run", "in.jsonl", "-m", "m", "--base-url", server.base_url, "-c", "1")
+    assert llmbatch(*command).code == 3
+    done = llmbatch(*command)
+    assert done.code == 1, done.err
+    assert sum(line["status"] == "ok" for line in read_lines(llmbatch.directory / "in.results.jsonl")) == 6
+
+
+def test_complete_output_stays_when_its_failed_row_fails_again(
+    llmbatch: Llmbatch, sim: StartSim, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.jsonl"
+    script.write_text('{"prompt": "prompt 3", "fault": "401"}\n')
+    server = sim("--script", str(script))
+    write_rows(llmbatch.directory / "in.jsonl", prompts(6))
+    command = ("run", "in.jsonl", "-m", "m", "--base-url", server.base_url)
+    for _ in range(3):
+        assert llmbatch(*command).code == 1
+        assert len(read_lines(llmbatch.directory / "in.results.jsonl")) == 6
+        assert not (llmbatch.directory / "in.results.jsonl.partial").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -215,3 +216,19 @@ def test_sim_itself_ends_with_0_on_sigterm() -> None:
     process.terminate()
     assert process.wait(10) == 0
     process.stdout.close()
+
+
+def test_what_was_abandoned_is_counted_as_maybe_billed(llmbatch: Llmbatch, sim: StartSim) -> None:
+    server = sim("--latency", "30")
+    write_rows(llmbatch.directory / "in.jsonl", prompts(5))
+    running = llmbatch.start(
+        "run", "in.jsonl", "-m", "m", "--base-url", server.base_url, "-c", "2", "--summary-json", "sum.json"
+    )
+    until(lambda: server.ledger()["in_flight"] == 2, "two in flight")
+    running.signal(signal.SIGINT)
+    time.sleep(0.2)
+    running.signal(signal.SIGINT)
+    done = running.end()
+    assert done.code == 130
+    assert json.loads((llmbatch.directory / "sum.json").read_text())["ambiguous"] == 2
+    assert "2 requests may have been billed without an answer" in done.err
