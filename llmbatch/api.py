@@ -120,10 +120,12 @@ def _in_thread(options: RunOptions, listen: Listener | None) -> Summary:
                 outcome.append(runner.run(work()))
         except BaseException as error:
             outcome.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=in_thread, name="llmbatch-run")
-    thread.start()
-    _join(thread, stop, loops)
+    ended = threading.Event()
+    threading.Thread(target=in_thread, name="llmbatch-run").start()
+    _wait(ended, stop, loops)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     if stop.reason is _INTERRUPTED:
@@ -131,11 +133,11 @@ def _in_thread(options: RunOptions, listen: Listener | None) -> Summary:
     return outcome[0]
 
 
-def _join(thread: threading.Thread, stop: Stop, loops: list[asyncio.AbstractEventLoop]) -> None:
-    """Wait for the run; each Ctrl-C meanwhile is passed on to it."""
-    while thread.is_alive():
+def _wait(ended: threading.Event, stop: Stop, loops: list[asyncio.AbstractEventLoop]) -> None:
+    """For the end of the run; each Ctrl-C meanwhile is passed on to it. Not by join: an interrupted one lies."""
+    while not ended.is_set():
         try:
-            thread.join()
+            ended.wait()
         except KeyboardInterrupt:
             for loop in loops:
                 loop.call_soon_threadsafe(_interrupt, stop)
