@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -16,7 +17,20 @@ def main() -> None:
         return
     from llmbatch.cli.app import app
 
-    app(prog_name="llmbatch")
+    try:
+        app(prog_name="llmbatch")
+    except SystemExit as done:
+        _leave(done.code)
+
+
+def _leave(code: object) -> None:
+    """Exit without taking the interpreter down piece by piece: nothing is left to do, and it takes 80 ms."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if isinstance(code, str):
+        raise SystemExit(code)
+    os._exit(code if isinstance(code, int) else 0)
 
 
 def _open_missing_descriptors() -> None:
