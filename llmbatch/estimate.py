@@ -14,7 +14,8 @@ BYTES_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would do. ``done`` rows keep their answers; ``bad`` ones can not be sent.
+    """What a run would do. ``done`` rows keep their answers; ``bad`` ones can not be sent; ``failed_before`` ones
+    among those to be sent failed in an earlier run.
 
     ``input_tokens`` is a guess from the bytes of the rows to be sent. ``seconds_at_rpm`` is the shortest time that
     ``--rpm`` allows, None without one. ``cost_usd`` is None while no price is known.
@@ -54,7 +55,7 @@ async def estimate(options: RunOptions) -> Estimate:
         rows=planned.rows,
         to_send=planned.to_send,
         done=resume.done,
-        failed_before=resume.failed_again,
+        failed_before=planned.sent_again,
         changed=resume.refused,
         bad=planned.bad,
         input_tokens=planned.prompt_bytes // BYTES_PER_TOKEN,

@@ -12,6 +12,7 @@ from llmbatch.files.jsonl import parse_line, text_line
 from llmbatch.files.readers import InputFile
 from llmbatch.files.recovered import Recovered
 from llmbatch.records import BadRow, Line, Request, Row
+from llmbatch.rules.fingerprint import Unwritable
 from llmbatch.rules.request import RequestBuilder
 from llmbatch.rules.resume import Decision, OnChange, Verdict, decide
 from llmbatch.scheduler import Job
@@ -98,6 +99,7 @@ class Reading:
         if not lines:
             self.exhausted = not self._interrupted
             self.source.close()
+            self._seen = IdentitySet()  # the sealing pass needs the memory
         lines = lines[:room]
         await self._parse_large(lines)
         return lines
@@ -128,7 +130,12 @@ class Reading:
         row = self._parsed.get(line.number) or self._parse(line, self.rows)
         self._warn(line, row)
         request: Request | BadRow = row if isinstance(row, BadRow) else self._built(row, line)
-        key = None if isinstance(request, BadRow) else self._fingerprint(self._encode(request))
+        key = None
+        if isinstance(request, Request):
+            try:
+                key = self._fingerprint(self._encode(request))
+            except Unwritable as error:
+                request = BadRow(row.index, row.line, line.offset, f"line {row.line}: {error}", row.id)
         if self._recovered is None:
             return Rendered(line, row, request, key, _NEW, None)
         return self._compared(line, row, request, key, self._recovered)

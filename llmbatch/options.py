@@ -10,6 +10,8 @@ from typing import Any, Literal
 from llmbatch.errors import OptionsError
 
 STDIO = "-"
+# Names that promise another format than the one that is written.
+_OTHER_FORMATS = (".csv", ".tsv", ".parquet", ".gz", ".zst")
 
 # What a small provider tier and a local server both bear; the answers of a known --rpm replace it.
 DEFAULT_CONCURRENCY = 16
@@ -100,15 +102,22 @@ class RunOptions:
         _positive("--timeout", self.timeouts.total_s)
         _positive("--row-deadline", self.row_deadline_s)
         _positive("--max-attempts", self.retry.attempts)
+        if (self.output or "").lower().endswith(_OTHER_FORMATS):
+            raise OptionsError(f"--output {self.output}: results are written as JSONL only; give it a name in .jsonl")
         if self.sim and not (self.model or "").startswith("sim/"):
             raise OptionsError("--sim sets options of the simulated provider; add -m sim/NAME")
 
     @property
     def output_path(self) -> str:
         """Where results go: the path given, else the rule of the default."""
-        if self.output is not None:
-            return self.output
-        return STDIO if self.input == STDIO else default_output(self.input)
+        return output_path(self.input, self.output)
+
+
+def output_path(input_path: str, output: str | None) -> str:
+    """Where results of ``input_path`` go if ``output`` is what the user said of it."""
+    if output is not None:
+        return output
+    return STDIO if input_path == STDIO else default_output(input_path)
 
 
 def default_output(input_path: str) -> str:
@@ -118,7 +127,7 @@ def default_output(input_path: str) -> str:
     for suffix in (".gz", ".zst"):
         name = name.removesuffix(suffix)
     stem = name.rsplit(".", 1)[0] if "." in name.lstrip(".") else name
-    return str(path.with_name(f"{stem}.results.jsonl"))
+    return str(path.parent / f"{stem}.results.jsonl")
 
 
 def _positive(flag: str, value: float | None) -> None:

@@ -7,33 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Protocol
 
-from llmbatch.errors import OptionsError, OutputRefused, StorageError
+from llmbatch.errors import StorageError
+from llmbatch.files.index import RowTable
 from llmbatch.files.journal import Journal, manifest_line
 from llmbatch.files.lock import OutputLock
 from llmbatch.files.paths import OutputPaths, sync_directory
-from llmbatch.files.recovered import Recovered
+from llmbatch.files.recovered import Recovered, read_line
 from llmbatch.files.recovery import recover, reopen_sealed, scan
 from llmbatch.files.results import dump_line
 from llmbatch.files.seal import Sealed, seal
 from llmbatch.files.spill import spill_directories
-from llmbatch.files.stdout import STDOUT_FD, StdoutWriter, is_same_file
-from llmbatch.options import STDIO, RunOptions
-
-# Pipelines that start with the same words and the same first line get journals of their own up to this number.
-MAX_SAME_PIPELINES = 100
+from llmbatch.files.stdout import StdoutWriter
+from llmbatch.files.takeback import take_back
+from llmbatch.options import RunOptions
 
 
 class Output(Protocol):
-    """Where the lines of a run go. Opened under its lock, before anything is sent."""
+    """Where the lines of a run go. Opened under its lock, before anything is sent.
+
+    ``sealed`` is True while OUT stands as an earlier run completed it.
+    """
 
     name: str
     recovered: Recovered | None
+    sealed: bool
 
     @property
     def delivered(self) -> bool:
@@ -87,18 +87,19 @@ class FileOutput:
         self._order = options.order or "input"
         self._on_failure = on_failure
         self._journal: Journal | None = None
-        self._sealed = False
+        self.sealed = False
         self.recovered = self._recover()
 
     def _recover(self) -> Recovered | None:
         recovered = recover(self._paths)
         if recovered is None and self._paths.out.exists():
-            self._sealed = True
+            self.sealed = True
             return scan(self._paths.out)
-        return recovered
+        return take_back(self._paths, recovered, spill_directories(os.environ))
 
     async def begin(self, manifest: Mapping[str, Any]) -> None:
-        if self._sealed:
+        if self.sealed:
+            self.sealed = False
             if self.recovered is not None:
                 self.recovered.close()
             self.recovered = await asyncio.to_thread(reopen_sealed, self._paths)
@@ -121,7 +122,7 @@ class FileOutput:
             await self._journal.close()
 
     async def complete(self, rows: int, failed: int) -> Sealed:
-        return await asyncio.to_thread(seal, self._paths, rows, self._order)
+        return await asyncio.to_thread(seal, self._paths, rows, self._order, RowTable(rows))
 
     def abandon(self) -> None:
         """A file has no reader to wait for."""
@@ -139,6 +140,7 @@ class StdoutOutput:
     """
 
     name = "standard output"
+    sealed = False
 
     def __init__(
         self,
@@ -152,10 +154,10 @@ class StdoutOutput:
         self._lock = lock
         self._on_failure = on_failure
         self._journal: Journal | None = None
-        self._turns = _Turns() if options.order == "input" else None
+        self._turns = _Turns(self._read_early) if options.order == "input" else None
+        self.recovered = None if paths is None else take_back(paths, recover(paths), spill_directories(os.environ))
         self._writer = StdoutWriter(on_stdout_error)
         self._fd: int | None = None
-        self.recovered = None if paths is None else recover(paths)
 
     @property
     def delivered(self) -> bool:
@@ -167,12 +169,12 @@ class StdoutOutput:
             self._fd = os.open(self._paths.partial, os.O_RDONLY | os.O_CLOEXEC)
 
     def put(self, row: int, line: bytes, done: Callable[[], None]) -> None:
-        def written(offset: int) -> None:
+        def written(offset: int | None) -> None:
             self._deliver(row, line, offset)
             done()
 
         if self._journal is None:
-            written(0)
+            written(None)
         else:
             self._journal.append(line, written)
 
@@ -180,21 +182,19 @@ class StdoutOutput:
         line = dump_line({**recorded, "row": row})
         if reappend:
             self.put(row, line, lambda: None)
-        else:
-            self._deliver(row, line)
-
-    def _deliver(self, row: int, line: bytes, offset: int | None = None) -> None:
-        if self._turns is None:
-            self._writer.put(line)
             return
-        for ready in self._turns.ready(row, self._later(line, offset)):
-            self._writer.put(ready)
+        assert self.recovered is not None, "only a recovered line is kept"
+        found = None if self._turns is None else self.recovered.find(recorded.get("id"), recorded["row"])
+        self._deliver(row, line, None if found is None else found.offset)
 
-    def _later(self, line: bytes, offset: int | None) -> Callable[[], bytes]:
-        if offset is None or self._fd is None:
-            return lambda: line
-        fd, size = self._fd, len(line)
-        return lambda: os.pread(fd, size, offset)
+    def _deliver(self, row: int, line: bytes, offset: int | None) -> None:
+        ready = (line,) if self._turns is None else self._turns.ready(row, line, offset)
+        for one in ready:
+            self._writer.put(one)
+
+    def _read_early(self, offset: int) -> bytes:
+        assert self._fd is not None, "only the journal gives offsets"
+        return read_line(self._fd, offset)
 
     async def room(self) -> None:
         await self._writer.room()
@@ -225,67 +225,37 @@ class StdoutOutput:
 
 
 class _Turns:
-    """Lines by row number, let go in order. Of a line that comes early only its place in the journal is kept."""
+    """Lines by row number, let go in order. Of a line that comes early only its place in the journal is kept.
 
-    def __init__(self) -> None:
+    8 bytes a row; only without a journal the line itself.
+    """
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
         self._next = 1
-        self._early: dict[int, Callable[[], bytes]] = {}
+        self._places = RowTable()
+        self._lines: dict[int, bytes] = {}
 
-    def ready(self, row: int, line: Callable[[], bytes]) -> Iterator[bytes]:
+    def ready(self, row: int, line: bytes, offset: int | None) -> Iterator[bytes]:
         """Take one more line; what can be written now."""
-        self._early[row] = line
-        while self._next in self._early:
-            yield self._early.pop(self._next)()
+        if row != self._next:
+            self._set_aside(row, line, offset)
+            return
+        ready: bytes | None = line
+        while ready is not None:
+            yield ready
             self._next += 1
+            ready = self._early(self._next)
 
+    def _set_aside(self, row: int, line: bytes, offset: int | None) -> None:
+        if offset is None:
+            self._lines[row] = line
+        else:
+            self._places.set(row, offset)
 
-def open_file_output(options: RunOptions, on_failure: Callable[[StorageError], None], stamp: str) -> FileOutput:
-    """Lock and recover ``options.output_path``. Raises OptionsError, OutputRefused or StorageError.
-
-    ``stamp`` names what ``--restart`` moves aside.
-    """
-    paths = OutputPaths.of(options.output_path)
-    _refuse_input_as_output(options, paths)
-    if paths.out.is_dir():
-        raise OptionsError(f"--output {paths.out} is a directory; name a file in it")
-    lock = OutputLock.acquire(paths)
-    try:
-        if options.restart:
-            _set_aside(paths, stamp)
-        return FileOutput(paths, lock, options, on_failure)
-    except BaseException:
-        lock.release()
-        raise
-
-
-def open_stdout_output(
-    options: RunOptions,
-    state_directory: Path,
-    identity: Mapping[str, Any],
-    on_failure: Callable[[StorageError], None],
-    on_stdout_error: Callable[[OSError], None],
-    stamp: str,
-) -> StdoutOutput:
-    """Standard output, with its journal in ``state_directory``, named by what the run is: ``identity``.
-
-    A run of the same words on the same data finds it again; while one runs, another one gets a journal of its own.
-    """
-    if options.input != STDIO and is_same_file(options.input, STDOUT_FD):
-        raise OptionsError(f"standard output is the input file {options.input}; write to another file")
-    if not options.journal_stdout:
-        return StdoutOutput(None, None, options, on_failure, on_stdout_error)
-    name = blake2b(dump_line(dict(identity)), digest_size=10).hexdigest()
-    state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for number in range(1, MAX_SAME_PIPELINES):
-        paths = OutputPaths.of(str(state_directory / (name if number == 1 else f"{name}-{number}")))
-        try:
-            lock = OutputLock.acquire(paths)
-        except OutputRefused:
-            continue
-        if options.restart:
-            _set_aside(paths, stamp)
-        return StdoutOutput(paths, lock, options, on_failure, on_stdout_error)
-    raise OutputRefused(f"{MAX_SAME_PIPELINES} runs of this very command are under way")
+    def _early(self, row: int) -> bytes | None:
+        offset = self._places.get(row)
+        return self._lines.pop(row, None) if offset is None else self._read(offset)
 
 
 async def _open_journal(
@@ -298,24 +268,3 @@ async def _open_journal(
 
 def _nothing(offset: int = 0) -> None:
     """A line nobody waits for."""
-
-
-def _refuse_input_as_output(options: RunOptions, paths: OutputPaths) -> None:
-    for path in (paths.out, paths.partial):
-        same = is_same_file(str(path), 0) if options.input == STDIO else _same(path, options.input)
-        if same and stat.S_ISREG(path.stat().st_mode):
-            raise OptionsError(f"{path} is the input itself; choose another --output")
-
-
-def _same(path: Path, other: str) -> bool:
-    try:
-        return path.samefile(other)
-    except OSError:
-        return False
-
-
-def _set_aside(paths: OutputPaths, stamp: str) -> None:
-    for path in (paths.out, paths.partial):
-        if path.exists():
-            path.rename(path.with_name(f"{path.name}.bak-{stamp}"))
-    sync_directory(paths.directory)

@@ -11,8 +11,8 @@ from llmbatch.errors import InputError, ProviderStopped
 from llmbatch.events import Event, Listener
 from llmbatch.options import RunOptions
 from llmbatch.providers.target import resolve
-from llmbatch.records import BadRow, Failure, Reply, Result, Row, Trace
-from llmbatch.rules.fingerprint import Fingerprinter
+from llmbatch.records import BadRow, Failure, Reply, Request, Result, Row, Trace
+from llmbatch.rules.fingerprint import Fingerprinter, Unwritable
 from llmbatch.rules.request import RequestBuilder
 from llmbatch.scheduler import Job, folded
 from llmbatch.sender import Sender
@@ -42,11 +42,14 @@ async def stream_rows(
 
     def job(row: Row) -> Job | None:
         request = builder.build(row)
-        if isinstance(request, BadRow):
-            failure = Failure("permanent", request.type, request.reason)
-            results.add(Result(row.index, row.id, None, None, failure, 0, None, None, None))
-            return None
-        return Job(row.index, row.id, fingerprint(target.provider.encode(request)), request)
+        if isinstance(request, Request):
+            try:
+                return Job(row.index, row.id, fingerprint(target.provider.encode(request)), request)
+            except Unwritable as error:
+                request = BadRow(row.index, row.line, 0, f"row {row.index}: {error}", row.id)
+        failure = Failure("permanent", request.type, request.reason)
+        results.add(Result(row.index, row.id, None, None, failure, 0, None, None, None))
+        return None
 
     sending = asyncio.create_task(sender.send(_Feed(rows, job, results.room), results.finish))
     sending.add_done_callback(results.end)

@@ -20,9 +20,10 @@ from llmbatch.feed import Reading, Rendered, RowFeed
 from llmbatch.files.readers import InputFile, open_input
 from llmbatch.files.recovered import Recovered
 from llmbatch.files.results import result_line
-from llmbatch.files.spill import spill_directories
+from llmbatch.files.spill import spill_directories, state_directory
+from llmbatch.opening import look_at_file, look_at_stdout, open_file_output, open_stdout_output, refuse_streams
 from llmbatch.options import STDIO, RunOptions
-from llmbatch.output import Output, open_file_output, open_stdout_output
+from llmbatch.output import Output
 from llmbatch.plan import Planned, plan, refuse_changes
 from llmbatch.providers.target import resolve
 from llmbatch.records import BadRow, Failure, Reply, Result, Stopped, Trace
@@ -82,8 +83,8 @@ class Run:
                 source, planned = await self._unless_stopped(self._prepare(stack))
             except Stopped:
                 return self._stopped_early(command)
-            if planned is not None and planned.nothing_to_do and not self._to_stdout:
-                return self._already_complete(planned)
+            if planned is not None and planned.nothing_to_do and self._output.sealed:
+                return self._already_complete(planned, command)
             await self._output.begin(self._manifest())
             self._tell_start(source, planned)
             reading = self._reading(source, self._output.recovered)
@@ -101,9 +102,11 @@ class Run:
         """Everything of ``execute`` up to the first request: the plan, and what there is to warn of."""
         async with AsyncExitStack() as stack:
             source = await self._open_source(stack)
-            recovered = None if self.options.restart else self._open_output(stack, source).recovered
-            reading = self._reading(source, recovered)
-            return await plan(reading), reading.warnings
+            recovered = self._look_at_output(source)
+            if recovered is not None:
+                stack.callback(recovered.close)
+            planned = await plan(self._reading(source, recovered))
+            return planned, [*(() if recovered is None else recovered.notices), *planned.warnings]
 
     # Opening
 
@@ -133,6 +136,9 @@ class Run:
 
     async def _open_source(self, stack: AsyncExitStack) -> InputFile:
         options = self.options
+        refuse_streams(options)
+        if options.input == STDIO and os.isatty(0):
+            self._tell(Notice("info", "reading from the terminal; end with Ctrl-D"))
         source = await open_input(
             options.input, input_format=options.input_format, max_line_bytes=options.max_line_bytes
         )
@@ -150,14 +156,28 @@ class Run:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         if not self._to_stdout:
             return open_file_output(self.options, self._disk_failed, stamp)
-        identity = {
+        return open_stdout_output(
+            self.options,
+            state_directory(os.environ),
+            self._identity(source),
+            self._disk_failed,
+            self._stdout_failed,
+            stamp,
+        )
+
+    def _look_at_output(self, source: InputFile) -> Recovered | None:
+        if not self._to_stdout:
+            return look_at_file(self.options)
+        return look_at_stdout(self.options, state_directory(os.environ), self._identity(source))
+
+    def _identity(self, source: InputFile) -> dict[str, Any]:
+        """What tells a run to standard output from others."""
+        return {
             **self._settings(),
             "input": self.options.input,
-            "directory": str(Path.cwd()),
+            "directory": _working_directory(),
             "first_line": blake2b(source.first_line, digest_size=8).hexdigest(),
         }
-        state = spill_directories(os.environ)[0]
-        return open_stdout_output(self.options, state, identity, self._disk_failed, self._stdout_failed, stamp)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -189,12 +209,17 @@ class Run:
         for notice in recovered.notices:
             self._tell(Notice("warning", notice))
         if not source.reopenable:
-            source = await source.spool(spill_directories(os.environ)[1])
+            self._tell(Notice("info", f"reading all of standard input first, {self._why_first()}"))
+            source = await source.spool(spill_directories(os.environ)[-1])
         planned = await plan(self._reading(source.reopen(), recovered))
         refuse_changes(planned, recovered, self._manifest())
-        for sentence in planned.resume.sentences(len(recovered)):
+        for sentence in planned.sentences(len(recovered)):
             self._tell(Notice("info", sentence))
         return source, planned
+
+    def _why_first(self) -> str:
+        skip = "--restart or --no-journal skips" if self._to_stdout else "--restart skips"
+        return f"to compare it with an earlier run; {skip} this"
 
     def _reading(self, source: InputFile, recovered: Recovered | None) -> Reading:
         # To standard output nothing old is overwritten: what changed is simply asked anew.
@@ -209,13 +234,25 @@ class Run:
             limit=self.options.limit,
         )
 
-    def _already_complete(self, planned: Planned) -> Summary:
+    def _already_complete(self, planned: Planned, command: str | None) -> Summary:
+        """The output stands as it is: every row is done, or can still not be sent."""
         self._tell(RunStarted(str(self.model), self.endpoint, self._output.name, planned.rows))
-        for _ in range(planned.rows):
-            self._tell(RowKept(ok=True))
-        self._tell(Notice("info", "every row was done before: nothing was sent"))
-        self._tell(RunEnded(0))
-        return self.tally.summary(rows=planned.rows, pending=0, exit_code=0, output=self._output.name)
+        for number in range(planned.rows):
+            self._tell(RowKept(ok=number >= planned.settled))
+        for warning in planned.warnings:
+            self._tell(Notice("warning", warning))
+        others = " other" if planned.settled else ""
+        self._tell(Notice("info", f"every{others} row was done before: nothing was sent"))
+        code = 1 if planned.settled or planned.truncated else 0
+        self._tell(RunEnded(code))
+        return self.tally.summary(
+            rows=planned.rows,
+            pending=0,
+            exit_code=code,
+            input_truncated=planned.truncated,
+            output=self._output.name,
+            next_command=command if code else None,
+        )
 
     def _stopped_early(self, command: str | None) -> Summary:
         reason = self._stop.reason
@@ -308,6 +345,7 @@ class Run:
             pending=pending,
             exit_code=code,
             input_complete=reading.exhausted,
+            input_truncated=reading.source.truncated,
             output=STDIO if self._to_stdout else self._output.name + ("" if complete else ".partial"),
             next_command=command if code else None,
         )
@@ -362,9 +400,19 @@ def _hash(text: str | None) -> str | None:
     return None if text is None else blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+def _working_directory() -> str | None:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:  # deleted; whoever pipes rows through does not need it
+        return None
+
+
 def _described(path: str) -> dict[str, Any]:
     """Enough of an input file to say later that it is another one."""
     if path == STDIO:
         return {"path": STDIO}
-    status = Path(path).stat()
+    try:
+        status = Path(path).stat()
+    except OSError:  # removed since it was opened; it is read all the same
+        return {"path": path}
     return {"path": path, "size": status.st_size, "mtime": status.st_mtime}

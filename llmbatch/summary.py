@@ -82,7 +82,8 @@ class Summary:
     ``requests`` are those that left this machine and came to an end. ``ambiguous`` of them may have been billed
     although no usable answer arrived; ``maybe_billed_twice`` of these were sent again. ``cost_usd`` is None while
     no price is known, and leaves out ``answers_without_price``. ``input_complete`` is False if the run stopped
-    before the end of the input: ``rows`` then counts what was read. ``output`` is where the results now are.
+    before the end of the input: ``rows`` then counts what was read. ``input_truncated`` is True if the input itself
+    ends too early (a cut gzip, a file that shrank): rows are missing. ``output`` is where the results now are.
     ``binding_shares`` are the shares of time, 0 to 1, that each bottleneck held.
     """
 
@@ -97,6 +98,7 @@ class Summary:
     ok_before: int = 0
     failed_before: int = 0
     input_complete: bool = True
+    input_truncated: bool = False
     requests: int = 0
     retries: int = 0
     rate_limited: int = 0
@@ -150,6 +152,7 @@ _COUNTS = (
     "ok_before",
     "failed_before",
     "input_complete",
+    "input_truncated",
     "requests",
     "retries",
     "rate_limited",

@@ -239,3 +239,10 @@ def test_ctrl_c_in_run_loses_nothing_that_was_paid(rows: str, tmp_path: Path, no
     assert "KeyboardInterrupt" in said
     saved = Path(rows.replace(".jsonl", ".results.jsonl.partial")).read_text().count('"status":"ok"')
     assert saved == len(ledger.read_text().splitlines()) < 30
+
+
+async def test_row_that_json_can_not_hold_is_a_failed_row_and_the_others_go_on() -> None:
+    rows: list[Any] = ["one", "\ud800", {"prompt": "three", "params": {"logit_bias": {1: 2}}}, {"prompt": "four"}]
+    by_row = {result.row: result async for result in llmbatch.stream(rows, model="sim/x")}
+    assert sorted(by_row) == [1, 2, 3, 4]
+    assert by_row[1].ok and by_row[4].ok and not by_row[2].ok

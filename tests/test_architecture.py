@@ -32,6 +32,7 @@ LEVEL = {
     "feed": 5,
     "output": 5,
     "sender": 5,
+    "opening": 6,
     "plan": 6,
     "rows": 6,
     "runner": 7,

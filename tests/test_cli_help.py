@@ -30,7 +30,7 @@ def test_each_command_shows_an_example_and_its_exit_codes(command: str) -> None:
     assert "Exit codes" in text
 
 
-@pytest.mark.parametrize(("command", "code"), [("run", code) for code in (0, 1, 2, 3, 5, 6, 70, 130, 143, 141)])
+@pytest.mark.parametrize(("command", "code"), [("run", code) for code in (0, 1, 2, 3, 5, 6, 70, 129, 130, 143, 141)])
 def test_run_explains_each_of_its_exit_codes(command: str, code: int) -> None:
     exits = shown(command).split("Exit codes:", 1)[1]
     assert re.search(rf"\b{code}\b", exits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from llmbatch.errors import OptionsError, OutputRefused, StorageError
 from llmbatch.files.stdout import StdoutWriter
+from llmbatch.opening import open_file_output, open_stdout_output
 from llmbatch.options import RunOptions
-from llmbatch.output import FileOutput, StdoutOutput, open_file_output, open_stdout_output
+from llmbatch.output import FileOutput, StdoutOutput
 
 Stdout = pytest.CaptureFixture[bytes]
 
@@ -107,6 +109,33 @@ async def test_stdout_in_input_order_waits_for_the_slow_row_only(tmp_path: Path,
     await output.complete(4, 0)
     output.release()
     assert list((tmp_path / "state").iterdir()) == []
+
+
+async def test_kept_rows_that_wait_for_their_turn_are_not_held_in_memory(tmp_path: Path, capfdbinary: Stdout) -> None:
+    """Row 1 is still to be asked, all others are in the journal of an earlier run."""
+    rows, filler = 400, "x" * 20_000
+    lines = {row: json.dumps({**json.loads(result(row)), "output": filler}).encode() + b"\n" for row in range(1, rows)}
+    first = stdout_output(tmp_path)
+    await first.begin({"model": "m"})
+    for row in range(2, rows):
+        first.put(row, lines[row], lambda: None)
+    await first.close()
+    first.release()
+    capfdbinary.readouterr()
+    again = stdout_output(tmp_path, order="input")
+    await again.begin({"model": "m"})
+    tracemalloc.start()
+    for row in range(2, rows):
+        found = again.recovered.find(None, row)  # type: ignore[union-attr]
+        assert found is not None
+        again.keep(row, found.line, reappend=False)
+    held_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held_bytes < 1_000_000 < sum(map(len, lines.values()))
+    again.put(1, lines[1], lambda: None)
+    await again.close()
+    again.release()
+    assert [json.loads(line)["row"] for line in capfdbinary.readouterr().out.splitlines()] == list(range(1, rows))
 
 
 async def test_stdout_journal_stays_if_a_row_failed(tmp_path: Path, capfdbinary: Stdout) -> None:

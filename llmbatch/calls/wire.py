@@ -6,8 +6,9 @@ import asyncio
 import errno
 import io
 import os
+import re
+import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, NoReturn
 
 import aiohttp
@@ -17,9 +18,11 @@ from yarl import URL
 from llmbatch.calls.deadlines import Guard, Limit, Watch, row_deadline, timed_out
 from llmbatch.options import MAX_BODY_BYTES, Timeouts
 from llmbatch.providers.base import Provider
-from llmbatch.providers.openai_errors import BODY_KEPT_BYTES, request_id
+from llmbatch.providers.openai_errors import request_id
 from llmbatch.providers.sse import EventDecoder
 from llmbatch.records import Attempt, CallFailed, Failure, FailureClass, Reply, Request, Trace
+from llmbatch.rules.reasons import excerpt
+from llmbatch.rules.redact import Redactor
 
 # Below the 5 s after which uvicorn (vLLM, SGLang) closes idle connections: else a request meets a closing one.
 KEEPALIVE_S = 4.0
@@ -29,7 +32,7 @@ LARGE_BODY_BYTES = 2**20
 
 # The end of a stream's body comes some packets after its end marker; then the connection can be used again.
 LINGER_S = 1.0
-# What a server may repeat in an error, and nobody may read there.
+# What a server may repeat, and nobody may read there.
 KEY_HEADERS = ("Authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 
@@ -76,7 +79,9 @@ class Wire:
         self._clock = clock
         self._stream = stream
         self._lingering: set[asyncio.Task[None]] = set()
-        self._keys = [session.headers[name].rpartition(" ")[2] for name in KEY_HEADERS if name in session.headers]
+        self._redactor = Redactor(
+            session.headers[name].rpartition(" ")[2] for name in KEY_HEADERS if name in session.headers
+        )
 
     async def __call__(self, request: Request, trace: Trace, /) -> Reply:
         attempt = Attempt(sent_s=self._clock())
@@ -94,9 +99,9 @@ class Wire:
                 outcome = await self._exchange(data, attempt, guard, total_s)
         attempt.latency_s = self._clock() - attempt.sent_s
         if isinstance(outcome, Failure):
-            attempt.failure = self._without_keys(outcome)
+            attempt.failure = self._redactor.failure(outcome)
             raise CallFailed(attempt.failure)
-        return outcome
+        return self._redactor.reply(outcome)
 
     async def _exchange(self, data: bytes, attempt: Attempt, guard: Guard, total_s: float) -> Reply | Failure:
         try:
@@ -110,7 +115,7 @@ class Wire:
             return self._timed_out(guard.expired, attempt, total_s)
         except CallFailed as failed:
             return failed.failure
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, TimeoutError, UnicodeDecodeError) as error:
+        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, TimeoutError, UnicodeError) as error:
             return transport_failure(error, attempt.request_id)
 
     async def _send(self, data: bytes, attempt: Attempt, guard: Guard) -> Reply | Failure:
@@ -125,7 +130,7 @@ class Wire:
         return outcome
 
     async def _receive(self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard) -> Reply | Failure:
-        attempt.request_id = request_id(response.headers)
+        attempt.request_id = self._redactor.exact(request_id(response.headers))
         if self._stream and response.status == 200 and response.content_type == "text/event-stream":
             return await self._read_stream(response, attempt, guard)
         try:
@@ -153,16 +158,6 @@ class Wire:
         except (aiohttp.ClientError, OSError):
             pass  # the decoder knows whether the end marker came, and keeps what came before the cut
         return answer.finish()
-
-    def _without_keys(self, failure: Failure) -> Failure:
-        message, body = failure.message, failure.body
-        for key in self._keys:
-            message, body = message.replace(key, "[key]"), body and body.replace(key, "[key]")
-        return (
-            failure
-            if message == failure.message and body == failure.body
-            else replace(failure, message=message, body=body)
-        )
 
     def _timed_out(self, limit: Limit, attempt: Attempt, total_s: float) -> Failure:
         times = self._timeouts
@@ -248,6 +243,7 @@ def _transport_class(error: BaseException) -> tuple[FailureClass, str, bool, boo
         (aiohttp.ClientResponseError, "ambiguous", "bad_http", True, False),
         (aiohttp.ClientOSError, "ambiguous", "connection_reset", True, False),
         (UnicodeDecodeError, "unusable", "bad_encoding", True, False),
+        (UnicodeError, "never_sent", "invalid_url", False, True),  # the resolver's, of a host with an empty label
     )
     for cls, kind, word, retryable, fatal in table:
         if isinstance(error, cls):
@@ -263,13 +259,46 @@ def _connect_word(error: BaseException) -> str:
 
 
 def _transport_text(error: BaseException) -> str:
-    """A sentence for the user; never ``repr``, which holds the request headers and the key in them."""
+    """One sentence for the user; never ``repr``, which holds the request headers and the key in them."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        code = error.errno or 0  # those of name look-ups are negative, and have a text of their own
-        reason = os.strerror(code) if code > 0 else error.os_error.strerror or str(error.os_error) or "failed"
-        return f"cannot connect to {error.host}:{error.port}: {reason}"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return "no connection in time (--connect-timeout)"
+        return f"cannot connect to {error.host}:{error.port}: {_connect_text(error)}"
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"the server's answer is not valid HTTP: {error.message}"
-    return str(error)[:BODY_KEPT_BYTES] or type(error).__name__
+        return f"the server's answer is not valid HTTP: {_plain(error.message)}"
+    if isinstance(error, aiohttp.InvalidURL):
+        return f"not a URL that can be asked: {excerpt(str(error.url))}"
+    for cls, text in _TEXTS:
+        if isinstance(error, cls):
+            return text
+    return f"the connection broke: {_os_text(error)}"
+
+
+_TEXTS: tuple[tuple[type[BaseException], str], ...] = (
+    (aiohttp.ConnectionTimeoutError, "no connection in time (--connect-timeout)"),
+    (aiohttp.ServerDisconnectedError, "the server closed the connection without an answer"),
+    (aiohttp.ClientPayloadError, "the answer was cut short"),
+    (UnicodeDecodeError, "the answer is not UTF-8"),
+    (UnicodeError, "the host of the URL has no valid name"),
+)
+
+
+def _connect_text(error: aiohttp.ClientConnectorError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = getattr(error.certificate_error, "verify_message", "")
+        return "its TLS certificate is not valid" + (f": {why}" if why else "")
+    if isinstance(error, aiohttp.ClientConnectorSSLError):  # their errno is OpenSSL's
+        return "no TLS connection (is it http, not https?)"
+    return _os_text(error.os_error)
+
+
+def _os_text(error: BaseException) -> str:
+    """The system's words. Error numbers of name look-ups are negative, and have a text of their own."""
+    code = getattr(error, "errno", None)
+    if isinstance(code, int) and code > 0 and not isinstance(error, ssl.SSLError):
+        return os.strerror(code)
+    text = getattr(error, "strerror", None) or (str(error) if len(error.args) == 1 else "")
+    return _plain(text) or type(error).__name__
+
+
+def _plain(text: str) -> str:
+    """The first clause of a message: the rest lists errno tuples, addresses or the bytes that were wrong."""
+    return excerpt(re.split(r"[\n(<\[]", text, maxsplit=1)[0].strip(" :"))

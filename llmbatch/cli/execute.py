@@ -8,14 +8,11 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import orjson
-
-from llmbatch.errors import StorageError
+from llmbatch.cli.summary_file import SummaryFile
 from llmbatch.events import AttemptFailed, Draining, Event, Notice, RunStarted
 from llmbatch.machine import fast_loop, patient_collector
-from llmbatch.options import STDIO, RunOptions
+from llmbatch.options import RunOptions
 from llmbatch.runner import Run
 from llmbatch.stopping import Stop, signals_stop
 from llmbatch.summary import Summary
@@ -32,17 +29,17 @@ class Shown:
     progress: str
     quiet: bool
     verbose: bool
-    summary_json: str | None
+    summary_file: SummaryFile
 
 
 def run_command(options: RunOptions, shown: Shown) -> int:
     """Run, show, and return the exit code."""
     with patient_collector(), asyncio.Runner(loop_factory=fast_loop()) as runner:
         summary = runner.run(_run(options, shown))
-    _write_summary(summary, shown)
     from llmbatch.views.text import render_summary
 
     _say(render_summary(summary, quiet=shown.quiet))
+    shown.summary_file.write(summary.to_json())
     return summary.exit_code
 
 
@@ -53,10 +50,9 @@ def dry_run_command(options: RunOptions, shown: Shown) -> int:
 
     with asyncio.Runner(loop_factory=fast_loop()) as runner:
         found = runner.run(estimate(options))
-    if shown.summary_json:
-        _write_json(found.to_json(), shown.summary_json)
     if not shown.quiet:
         _say(render_estimate(found))
+    shown.summary_file.write(found.to_json())
     return found.exit_code
 
 
@@ -96,11 +92,7 @@ class _Told:
         elif isinstance(event, Notice):
             self._printer.note(safe(event.text), event.level)
         elif isinstance(event, Draining):
-            self._printer.note(
-                f"{event.why}: no new requests; waiting up to {event.grace_s:g} s for {event.in_flight:,} in flight. "
-                "Ctrl-C now abandons them (they may be billed)",
-                "warning",
-            )
+            self._printer.draining(event)
         elif self._verbose and isinstance(event, AttemptFailed):
             again = "not again" if event.retry_in_s is None else f"again in {event.retry_in_s:.1f} s"
             self._printer.note(safe(f"{event.failure.type}: {event.failure.message} ({again})", 300))
@@ -142,20 +134,3 @@ def _say(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(text.rstrip("\n") + "\n")
         sys.stderr.flush()
-
-
-def _write_summary(summary: Summary, shown: Shown) -> None:
-    if shown.summary_json:
-        _write_json(summary.to_json(), shown.summary_json)
-
-
-def _write_json(value: object, where: str) -> None:
-    data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    try:
-        if where == STDIO:
-            sys.stdout.buffer.write(data)
-            sys.stdout.flush()
-        else:
-            Path(where).write_bytes(data)
-    except OSError as error:
-        raise StorageError(f"--summary-json {where}: {error.strerror}") from error

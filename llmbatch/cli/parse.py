@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmbatch.errors import OptionsError
+from llmbatch.rules.reasons import excerpt
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", re.ASCII)
 _UNIT_S = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
@@ -43,13 +44,16 @@ def text_or_file(text: str | None, flag: str) -> str | None:
 
 
 def params(pairs: Iterable[str], flag: str = "--param") -> dict[str, Any]:
-    """``temperature=0.2`` -> {"temperature": 0.2}: the value is JSON if it is valid JSON, else text."""
+    """``temperature=0.2`` -> {"temperature": 0.2}: the value is JSON if it is valid JSON, else text.
+
+    What looks like a number but is none of JSON's, or none of 64 bits, is an OptionsError: text is not meant.
+    """
     found: dict[str, Any] = {}
     for pair in pairs:
         ((name, value),) = settings([pair], flag).items()
         if name in found:
             raise OptionsError(f"{flag} {name} is given twice")
-        found[name] = _json_or_text(value)
+        found[name] = _json_or_text(value, f"{flag} {name}")
     return found
 
 
@@ -65,12 +69,18 @@ def settings(pairs: Iterable[str], flag: str) -> dict[str, str]:
     return found
 
 
-def _json_or_text(value: str) -> Any:
+def _json_or_text(value: str, where: str) -> Any:
+    def no_number(word: str) -> NoReturn:
+        raise OptionsError(f"{where}: {word} is not JSON; a text that looks like it goes in quotes: '\"{word}\"'")
+
+    def integer(digits: str) -> int:
+        if len(digits) > len(str(-(2**63))) or not -(2**63) <= int(digits) < 2**64:
+            raise OptionsError(f"{where}: the integer {excerpt(digits, 40)} is beyond 64 bits")
+        return int(digits)
+
     try:
-        return json.loads(value, parse_constant=_refuse)
+        return json.loads(value, parse_constant=no_number, parse_int=integer)
+    except RecursionError:
+        raise OptionsError(f"{where}: nested too deeply") from None
     except ValueError:
         return value
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from llmbatch.cli import parse
+from llmbatch.cli.summary_file import SummaryFile
 from llmbatch.errors import LlmbatchError, OptionsError
 from llmbatch.options import (
     CONNECT_TIMEOUT_S,
@@ -26,6 +27,7 @@ from llmbatch.options import (
     RetryLimits,
     RunOptions,
     Timeouts,
+    output_path,
 )
 
 EPILOG = """Examples:
@@ -38,7 +40,8 @@ EPILOG = """Examples:
 
 Exit codes: 0 every row ok; 1 complete, some rows failed; 2 bad usage, input or configuration, nothing was sent;
 3 stopped by the provider (key, quota, model); 5 local disk; 6 another run holds this output, or it is not ours;
-70 a bug; 130, 143, 141 interrupted, terminated, reader gone. After 3, 5, 130, 143 and 141 the same command continues.
+70 a bug; 130, 143, 129, 141 interrupted, terminated, hung up, reader gone. After 3, 5, 130, 143, 129 and 141 the same
+command continues.
 """
 
 OnChange = Literal["refuse", "rerun", "keep"]
@@ -133,7 +136,10 @@ def run(
     ] = None,
 ) -> None:
     """Run a file of prompts. The same command again continues; results appear when every row is done."""
+    summary_file = SummaryFile(None)
     try:
+        results = None if dry_run else output_path(input_, output)
+        summary_file = SummaryFile.checked(summary_json, input_path=input_, results=results)
         options = RunOptions(
             input=input_,
             output=output,
@@ -172,15 +178,18 @@ def run(
             raise OptionsError("-q and -v exclude each other")
         from llmbatch.cli.execute import Shown, dry_run_command, run_command
 
-        shown = Shown(progress, quiet=quiet, verbose=verbose, summary_json=summary_json)
+        shown = Shown(progress, quiet=quiet, verbose=verbose, summary_file=summary_file)
         code = dry_run_command(options, shown) if dry_run else run_command(options, shown)
     except LlmbatchError as error:
         _complain(str(error))
+        summary_file.write_error(error.exit_code, str(error))
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:  # before the run listens to signals, or after
+        summary_file.write_error(130, "interrupted")
         raise typer.Exit(130) from None
     except Exception:
         _complain(f"a bug; please report it. What was done is safe in the results\n{traceback.format_exc()}")
+        summary_file.write_error(70, "a bug; please report it")
         raise typer.Exit(70) from None
     finally:
         _let_go_of_streams()

@@ -112,8 +112,9 @@ class IdentityIndex:
 class RowTable:
     """Row number to journal offset, 8 bytes a row, in pages, so that a wild row number costs one page only."""
 
-    def __init__(self) -> None:
-        self._pages: dict[int, array[int]] = {}
+    def __init__(self, rows: int = 0) -> None:
+        """With room for ``rows`` from the start: memory that this thread has freed is not there for another one."""
+        self._pages = {number: _page() for number in range(rows // _PAGE_ROWS + 1)} if rows else {}
 
     def get(self, row: int) -> int | None:
         page = self._pages.get(row // _PAGE_ROWS)
@@ -122,7 +123,7 @@ class RowTable:
     def set(self, row: int, offset: int | None) -> None:
         page = self._pages.get(row // _PAGE_ROWS)
         if page is None:
-            page = self._pages[row // _PAGE_ROWS] = array("Q", bytes(8 * _PAGE_ROWS))
+            page = self._pages[row // _PAGE_ROWS] = _page()
         page[row % _PAGE_ROWS] = 0 if offset is None else offset + 1
 
     def above(self, row: int) -> list[int]:
@@ -134,6 +135,10 @@ class RowTable:
             for at, offset in enumerate(page)
             if offset and number * _PAGE_ROWS + at > row
         ]
+
+
+def _page() -> array[int]:
+    return array("Q", bytes(8 * _PAGE_ROWS))
 
 
 def _halved(segments: list[array[int]], bits: int) -> list[array[int]]:

@@ -102,7 +102,7 @@ class Journal:
                 thread.shutdown()
             raise cannot_open(paths.partial, error) from error
         end = os.fstat(file.fileno()).st_size
-        return cls(paths.partial, file, end, Spill(paths.partial.name, spill_dirs), on_failure, threads)
+        return cls(paths.partial, file, end, Spill(paths.partial, spill_dirs), on_failure, threads)
 
     def append(self, line: bytes, written: Written) -> None:
         """Hand over one line with its newline; ``written(offset of its first byte)`` is called when it is in the file.
@@ -253,7 +253,7 @@ class Journal:
 
     def _tell(self) -> None:
         first = self.failed is None
-        step = self._spill.next_step(self._path, len(self._unsaved))
+        step = self._spill.next_step(len(self._unsaved))
         self.failed = StorageError(f"{self._cause}; {step}")
         self._pulse()
         if first:

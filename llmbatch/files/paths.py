@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from llmbatch.errors import LlmbatchError, OptionsError, StorageError
 
 # What a wrong path or a missing permission looks like; anything else is the disk's fault.
 _USERS_FAULT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP)
+
+# Other names of an open descriptor: beside them nothing can be created (Linux proc(5), macOS fd(4)).
+_DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|thread-self|\d+)/fd/\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,12 @@ class OutputPaths:
 
     @classmethod
     def of(cls, out: str) -> OutputPaths:
-        real = Path(os.path.realpath(out))
+        try:
+            real = Path(os.path.realpath(out))
+        except FileNotFoundError:
+            raise OptionsError(
+                f"cannot write {out}: the working directory was deleted; cd to another one, or name the output from /"
+            ) from None
         return cls(
             out=real,
             partial=real.with_name(real.name + ".partial"),
@@ -39,6 +49,17 @@ class OutputPaths:
     @property
     def directory(self) -> Path:
         return self.out.parent
+
+
+def is_stream(path: str) -> bool:
+    """Whether ``path`` is a pipe, a device or a socket, or another name of an open descriptor, and no file."""
+    if _DESCRIPTOR.fullmatch(path):
+        return True
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def open_private(path: str | Path, flags: int) -> int:
@@ -66,7 +87,7 @@ def _above_stdio(fd: int) -> int:
         os.close(fd)
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | bytearray) -> None:
     """``os.write`` until nothing is left: a full disk first shows as a short write."""
     view = memoryview(data)
     while view:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmbatch.errors import InputError
-from llmbatch.files.lines import LineSplitter
-from llmbatch.files.sniff import HEAD_BYTES, Format, FormatOption, doubt, enough, packing, sniff
+from llmbatch.files.lines import BOM, LineSplitter
+from llmbatch.files.sniff import HEAD_BYTES, Format, FormatOption, doubt, enough, first_line, packing, sniff
 from llmbatch.files.sources import ZLIB_GZIP, ByteSource, Gunzip
 from llmbatch.options import MAX_LINE_BYTES, STDIO
 from llmbatch.records import Line
@@ -195,7 +195,7 @@ def _open(path: str, input_format: FormatOption, max_line_bytes: int) -> InputFi
         raise
     source.push_back(raw)
     opened = InputFile(source, found, gzip, max_line_bytes)
-    opened.first_line = head.partition(b"\n")[0]
+    opened.first_line, _ = first_line(head.removeprefix(BOM))
     opened.warnings.extend(filter(None, [doubt(head, path, found)]))
     return opened
 

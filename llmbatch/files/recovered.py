@@ -85,7 +85,7 @@ class Recovered:
     def take(self, line: dict[str, Any], offset: int) -> None:
         """Learn the next line of the file."""
         if "llmbatch" in line:
-            self.manifest = line
+            self.manifest = self.manifest if "spill_of" in line else line
             return
         text = identity_of(line)
         if self._index.add(identity_hash(text), offset) is None:

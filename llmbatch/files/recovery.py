@@ -46,6 +46,25 @@ def recover(paths: OutputPaths) -> Recovered | None:
     return recovered
 
 
+def look(paths: OutputPaths) -> Recovered | None:
+    """What ``recover`` or ``scan`` would find, or raise, changing nothing: a torn tail is only mentioned.
+
+    None if nothing is there.
+    """
+    if not paths.partial.exists():
+        return scan(paths.out) if paths.out.exists() else None
+    recovered, tail = _pass(paths.partial)
+    if tail.torn:
+        recovered.notices.append(f"{_torn_records(tail)} at the end of {paths.partial.name} would be sent again")
+    if not paths.out.exists():
+        return recovered
+    try:
+        _refuse_another_output(paths, recovered)
+    finally:
+        recovered.close()
+    return scan(paths.out)
+
+
 def scan(path: Path) -> Recovered:
     """Learn what a sealed output holds, changing nothing: enough to say that there is nothing left to do."""
     recovered, tail = _pass(path)
@@ -176,19 +195,26 @@ def _quarantine(paths: OutputPaths, tail: _Tail) -> str:
     finally:
         os.close(source)
         os.close(target)
-    records = "1 torn record" if tail.lines == 1 else f"{tail.lines} torn records"
     rows = "its row" if tail.lines == 1 else "their rows"
-    return f"{records} ({size} bytes) moved to {paths.torn.name}; {rows} will be sent again"
+    return f"{_torn_records(tail)} ({size} bytes) moved to {paths.torn.name}; {rows} will be sent again"
+
+
+def _torn_records(tail: _Tail) -> str:
+    return "1 torn record" if tail.lines == 1 else f"{tail.lines} torn records"
 
 
 def _finish_seal(paths: OutputPaths, recovered: Recovered) -> None:
+    _refuse_another_output(paths, recovered)
+    paths.partial.unlink()
+    sync_directory(paths.directory)
+
+
+def _refuse_another_output(paths: OutputPaths, recovered: Recovered) -> None:
     if not _holds_the_same(paths.out, recovered):
         raise OutputRefused(
             f"both {paths.out} and {paths.partial} exist, and the first is not made from the second; "
             f"move {paths.out} away to continue the unfinished run, or {paths.partial} to keep the finished one"
         )
-    paths.partial.unlink()
-    sync_directory(paths.directory)
 
 
 def _holds_the_same(out: Path, recovered: Recovered) -> bool:

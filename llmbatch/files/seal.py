@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmbatch.errors import StorageError
+from llmbatch.files.index import RowTable
 from llmbatch.files.paths import OutputPaths, open_private, sync_data, sync_directory, write_all
 from llmbatch.files.winners import Winners
 
@@ -27,13 +28,16 @@ class Sealed:
     kept: int
 
 
-def seal(paths: OutputPaths, rows: int, order: Literal["input", "completion"] = "input") -> Sealed:
+def seal(
+    paths: OutputPaths, rows: int, order: Literal["input", "completion"] = "input", table: RowTable | None = None
+) -> Sealed:
     """Write OUT from a journal that has a line for each of the rows 1..``rows``, and remove the journal.
 
-    The journal must be closed (durable) and the lock held. 8 to 20 bytes of memory a row; blocks, so give it a thread.
+    The journal must be closed (durable) and the lock held. 8 to 20 bytes of memory a row. Blocks, so give it a
+    thread, and a ``table`` with room for the rows that was made outside of it.
     Raises InternalError naming a row without a line, StorageError when the disk fails; the journal is then untouched.
     """
-    with Winners(paths.partial) as winners:
+    with Winners(paths.partial, table or RowTable()) as winners:
         winners.check(rows)
         kept = winners.kept(rows)
         try:

@@ -64,7 +64,7 @@ def sniff(head: bytes, path: str, input_format: FormatOption) -> Format:
     """
     head = head.removeprefix(BOM)
     _refuse_wide_text(head, path)
-    first, rest = _first_line(head)
+    first, rest = first_line(head)
     wanted = input_format if input_format != "auto" else _by_suffix(path)
     _refuse_binary(head, first, path)
     if wanted == "text":
@@ -81,13 +81,13 @@ def sniff(head: bytes, path: str, input_format: FormatOption) -> Format:
 
 def doubt(head: bytes, path: str, found: Format) -> str | None:
     """A warning where the suffix says text and the content says JSON."""
-    value = _json(_first_line(head.removeprefix(BOM))[0]) if found == "text" else None
+    value = _json(first_line(head.removeprefix(BOM))[0]) if found == "text" else None
     if isinstance(value, dict) and value.keys() & {"prompt", "messages", "custom_id"}:
         return f"{_shown(path)} is read as text, but its first line is a JSON row: meant --input-format jsonl?"
     return None
 
 
-def _first_line(head: bytes) -> tuple[bytes, bytes]:
+def first_line(head: bytes) -> tuple[bytes, bytes]:
     """The first line that is not blank, stripped, and all after it."""
     first, _, rest = head.lstrip().partition(b"\n")
     return first.strip(), rest

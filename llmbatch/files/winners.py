@@ -27,9 +27,9 @@ _BUFFER_BYTES = 1 << 20
 class Winners:
     """One pass over a complete journal, at construction. A context manager; not for several threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, table: RowTable) -> None:
         self._path = path
-        self._by_row = RowTable()
+        self._by_row = table
         self._displaced = array("Q")
         self._starts = 0
         self._fd = open_private(path, os.O_RDONLY)

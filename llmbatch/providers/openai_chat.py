@@ -23,6 +23,7 @@ from llmbatch.providers.openai_errors import (
 from llmbatch.providers.openai_stream import ChatStream
 from llmbatch.providers.openai_usage import usage_of
 from llmbatch.records import Failure, Reply, Request
+from llmbatch.rules.nesting import MAX_NESTING, nests_too_deeply
 
 # A byte order mark, and the blank and comment lines by which DeepSeek and OpenRouter keep a connection alive.
 _PREFACE = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|:[^\n]*\n)*+")
@@ -71,6 +72,8 @@ class OpenAIChat:
             return _not_json(status, headers, body)
         if isinstance(document, dict) and document.get("error"):
             return _error_with_200(headers, body)
+        if nests_too_deeply(document, body):
+            return _unusable("bad_answer", f"the answer nests deeper than {MAX_NESTING} levels", status, headers, body)
         reply = _reply_of(document)
         if isinstance(reply, Failure):
             return replace(reply, http_status=status, body=_kept(body), request_id=request_id(headers))
@@ -95,7 +98,7 @@ def _reply_of(document: Any) -> Reply | Failure:
     if content is not None and not isinstance(content, str):
         return Failure("unusable", "bad_answer", "choices[0].message.content is no text", retryable=True)
     finish_reason, model = choice.get("finish_reason"), document.get("model")
-    return Reply(
+    reply = Reply(
         output=message.get("refusal") or content or "",
         finish_reason=finish_reason if isinstance(finish_reason, str) else None,
         model=model if isinstance(model, str) else None,
@@ -103,6 +106,9 @@ def _reply_of(document: Any) -> Reply | Failure:
         tool_calls=message.get("tool_calls") or None,
         reasoning=message.get("reasoning_content") or message.get("reasoning") or None,
     )
+    if not (reply.output or reply.finish_reason or reply.tool_calls or reply.reasoning):
+        return Failure("unusable", "no_answer", "the answer is empty, and does not say why it ended", retryable=True)
+    return reply
 
 
 def _error_with_200(headers: Mapping[str, str], body: bytes) -> Failure:

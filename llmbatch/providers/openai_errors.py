@@ -15,6 +15,7 @@ import orjson
 
 from llmbatch.records import Failure, FailureClass
 from llmbatch.rules.headers import retry_after_s
+from llmbatch.rules.reasons import excerpt
 
 # Enough for any JSON error and for the title of an HTML page.
 BODY_KEPT_BYTES = 4096
@@ -74,6 +75,15 @@ _CONTEXT_PHRASES = (
     "exceed_context_size",
     "max_new_tokens` must be",
 )
+# A 403 for what stands in the row (OpenRouter's moderation, gateways with guardrails) ...
+_CONTENT = re.compile(
+    r"moderat|flagged|content[ _-]?(?:policy|filter|management)|usage polic|safety|guardrail|harmful|inappropriate"
+)
+# ... and one that every row would meet. What says neither, or is a web page, may be a firewall's, of one text.
+_NO_ENTRY = re.compile(
+    r"(?<![a-z])(?:api)?keys?(?![a-z])|permi(?:ssion|tted)|not allowed|authenti|authori[sz]|credential|access|account"
+    r"|organi[sz]ation|country|countries|region|territor|billing|subscription"
+)
 _MODEL_PHRASES = ("model_not_found", "does not exist", "try pulling it first")
 
 
@@ -121,7 +131,7 @@ def error_fields(error: Mapping[str, Any]) -> tuple[str, str, str]:
     """``code``, ``type`` and ``message`` of an error object as text, empty where absent."""
     code, word, message = (error.get(name) for name in ("code", "type", "message"))
     return (
-        "" if code is None else str(code)[:WORD_KEPT],
+        str(code)[:WORD_KEPT] if isinstance(code, str | int | float) else "",
         word[:WORD_KEPT] if isinstance(word, str) else "",
         message[:BODY_KEPT_BYTES] if isinstance(message, str) else "",
     )
@@ -134,7 +144,7 @@ def status_of(code: str) -> int | None:
 
 def broken_off(error: Any) -> Failure:
     """An error that came after a part of the answer, which may have been billed."""
-    code, word, message = error_fields(error if isinstance(error, dict) else {"message": str(error)})
+    code, word, message = error_fields(error if isinstance(error, dict) else {"message": error})
     status = status_of(code)
     named = code or word or "stream_error" if status is None else _TYPE.get(status, f"http_{status}")
     return Failure("unusable", named, message or "an error in mid-answer", http_status=200, retryable=True)
@@ -160,6 +170,8 @@ def _type_of(status: int, code: str, word: str, message: str) -> str:
         return "model_not_found"
     if code and not code.isdigit():
         return code
+    if status == 403 and _CONTENT.search(f"{word} {lowered}"):
+        return "content_filter"
     return _TYPE.get(status) or word or f"http_{status}"
 
 
@@ -172,9 +184,16 @@ def _with_fatality(failure: Failure, code: str, word: str) -> Failure:
             return replace(failure, kind="rejected", type=_TYPE[429], retryable=True, rate_limited=True)
         named = failure.type if failure.type in NO_MONEY_CODES else _TYPE[402]
         return replace(failure, kind="permanent", type=named, retryable=False, rate_limited=False, fatal=True)
-    if failure.http_status in (401, 403) or failure.type == "model_not_found" or failure.http_status == 404:
+    if failure.http_status == 403 and failure.type != "model_not_found":
+        return replace(failure, fatal=_locks_out(f"{code} {word} {failure.message}".lower()))
+    if failure.http_status in (401, 404) or failure.type == "model_not_found":
         return replace(failure, fatal=True)
     return failure
+
+
+def _locks_out(said: str) -> bool:
+    """Whether a 403 that says this would meet every row."""
+    return _CONTENT.search(said) is None and _NO_ENTRY.search(said) is not None and not said.lstrip().startswith("<")
 
 
 def _obey(failure: Failure, headers: Mapping[str, str]) -> Failure:
@@ -187,11 +206,11 @@ def _obey(failure: Failure, headers: Mapping[str, str]) -> Failure:
 
 def _redirect(status: int, headers: Mapping[str, str]) -> Failure:
     """A redirect is never followed: keys and prompts would go to a host nobody named."""
-    target = headers.get("location", "nowhere")
+    target = excerpt(headers.get("location", "nowhere"), 200)
     return Failure(
         kind="permanent",
         type="redirect_refused",
-        message=f"the server redirects to {target[:200]}; redirects are not followed, use --base-url with that address",
+        message=f"the server redirects to {target}; redirects are not followed, use --base-url with that address",
         http_status=status,
         fatal=True,
         request_id=request_id(headers),

@@ -13,6 +13,7 @@ from llmbatch.providers.json_text import loads_chunk, writable
 from llmbatch.providers.openai_errors import BODY_KEPT_BYTES, broken_off, error_fields, http_failure, status_of
 from llmbatch.providers.openai_usage import usage_of
 from llmbatch.records import Failure, Reply
+from llmbatch.rules.reasons import excerpt
 
 
 class ChatStream:
@@ -43,7 +44,7 @@ class ChatStream:
         except (ValueError, RecursionError):
             chunk = None
         if not isinstance(chunk, dict):
-            return self._fail(_unusable("bad_stream", f"not a JSON object in the stream: {data[:120]!r}"))
+            return self._fail(_unusable("bad_stream", f"not a JSON object in the stream: {excerpt(data)}"))
         if chunk.get("error"):
             return self._fail(self._error(chunk["error"], data))
         self._model = _text(chunk.get("model")) or self._model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -13,6 +14,8 @@ from llmbatch.providers.openai_chat import OpenAIChat
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 SIM = "sim"
+
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ def resolve(model: str | None, base_url: str | None) -> Target:
     OpenAI's own hosts. Without one, ``openai/NAME`` and bare names go to OpenAI and ``sim/NAME`` to the simulator.
     Raises OptionsError for a URL or a provider that can not be used.
     """
+    if not (model or "").isprintable():
+        raise OptionsError(f"model {model!r} has characters that no model's name has")
     prefix, slash, name = (model or "").partition("/")
     if prefix == SIM and name and base_url is None:
         return Target(OpenAIChat(), "http://127.0.0.1/v1", name, "", simulated=True)
@@ -96,6 +101,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_url(url: str) -> None:
+    if " " in url or not url.isprintable():
+        raise OptionsError("--base-url has blanks, or characters that no URL has")
     try:
         parts = urlsplit(url)
         port_ok = parts.port is None or parts.port > 0
@@ -105,7 +112,20 @@ def _check_url(url: str) -> None:
         raise OptionsError("--base-url must not carry a user name or password; use --key-env NAME for the key")
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
         raise OptionsError(f"--base-url {url!r} is no http(s) URL; an example: http://localhost:8000/v1")
+    if not _is_host(parts.hostname):
+        raise OptionsError(f"--base-url {url!r}: {parts.hostname!r} is no name of a host")
     if "?" in url or "#" in url:
         raise OptionsError("--base-url must not carry a query or fragment")
     if parts.path.rstrip("/").endswith("/chat/completions"):
         raise OptionsError("--base-url is the address before /chat/completions; leave that part out")
+
+
+def _is_host(host: str) -> bool:
+    """An address, or a name that can be looked up: labels of 1 to 63 characters, 253 in all (RFC 1035)."""
+    if ":" in host:
+        return True  # urlsplit has looked at addresses in brackets
+    try:
+        name = host.encode("idna").decode().removesuffix(".")
+    except UnicodeError:
+        return False
+    return len(name) <= 253 and all(map(_LABEL.fullmatch, name.split(".")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
@@ -13,8 +12,12 @@ import orjson
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+class Unwritable(ValueError):
+    """A body that JSON can not hold, or that no request can carry: it can not be sent. The text says what is wrong."""
+
+
 def fingerprint(endpoint: str, body: Mapping[str, Any]) -> str:
-    """``fp1:`` and 32 hex digits; use a Fingerprinter for many bodies and one endpoint."""
+    """``fp1:`` and 32 hex digits; use a Fingerprinter for many bodies and one endpoint. Raises Unwritable."""
     return Fingerprinter(endpoint)(body)
 
 
@@ -24,6 +27,9 @@ class Fingerprinter:
     128 bits of BLAKE2b over the method, the endpoint's origin and path, and the body as JSON with sorted keys. The
     endpoint's query and user name are left out: they may hold keys. Finished rows are found again by this value, so
     fp1 never changes; another algorithm gets another prefix.
+
+    Raises Unwritable for what orjson, which writes the request too, refuses: lone surrogates, names that are no
+    strings, integers beyond 64 bits, objects, nesting without end.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -46,5 +52,5 @@ def _origin_and_path(endpoint: str) -> str:
 def _canonical(body: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # integers beyond 64 bits, lone surrogates
-        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode("ascii")
+    except TypeError as error:
+        raise Unwritable(f"the request can not be written as JSON: {error}") from None

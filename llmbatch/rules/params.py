@@ -7,8 +7,11 @@ are left to them.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import orjson
 
 from llmbatch.rules.reasons import RowError, excerpt, kind_of
 
@@ -97,6 +100,8 @@ def checked(params: Mapping[str, Any]) -> dict[str, Any]:
         known = _KNOWN.get(name)
         if known is not None and not known[0](value):
             raise RowError(f"'{name}' must be {known[1]}, not {_given(value)}")
+        if known is None and type(name) is not str:
+            raise RowError(f"the name {excerpt(repr(name), 40)} is no string")
         if known is None and is_forbidden(name):
             raise forbidden(name)
         if name not in _OURS:
@@ -104,9 +109,19 @@ def checked(params: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def not_json(value: Any) -> str | None:
+    """Why ``value`` can not be sent; None if it can. Numbers that JSON does not have would go out as null."""
+    try:
+        orjson.dumps(value)
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
 def is_forbidden(name: str) -> bool:
     """Whether a row with this name would say where requests go, or with which key."""
-    return name.lower().replace("-", "_") in FORBIDDEN
+    return isinstance(name, str) and name.lower().replace("-", "_") in FORBIDDEN
 
 
 def forbidden(name: str) -> RowError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,10 +10,11 @@ from llmbatch.errors import OptionsError
 from llmbatch.records import BadRow, Request, Row
 from llmbatch.rules.messages import check_messages, has_system, prompt_message
 from llmbatch.rules.openai_batch import batch_body, is_batch_line
-from llmbatch.rules.params import KNOWN, checked, forbidden, is_forbidden, meant, without_overridden
+from llmbatch.rules.params import KNOWN, checked, forbidden, is_forbidden, meant, not_json, without_overridden
 from llmbatch.rules.reasons import RowError, excerpt, kind_of, names
 
 _STRUCTURE = frozenset({"id", "custom_id", "prompt", "messages", "system", "params"})
+_READS_ROW = re.compile(r"\{[{%][^}]*\brow\b")
 # Field names remembered as harmless; rows with ever new names must not fill the memory.
 _MAX_PLAIN_NAMES = 10_000
 _NOTHING: Mapping[str, Any] = {}
@@ -46,6 +48,8 @@ class RequestBuilder:
         self._system = _compiled(system, "--system") if system else None
         self._params = _run_params(params)
         self._plain: set[str] = set(_STRUCTURE)
+        self._unused = _unused_names(template, system or "") if template is not None else set()
+        self._data: list[str] = []
 
     def build(self, row: Row, offset: int = 0) -> Request | BadRow:
         """The row's Request, or its error row; ``offset`` is the byte offset of its line, for that error row."""
@@ -58,6 +62,8 @@ class RequestBuilder:
         fields = row.fields
         if self._template is not None:
             message = prompt_message(self._template(fields))
+            if not self._unused.isdisjoint(fields):
+                self._notice_data(fields)
             return self._chat(row, [message], self._params_of(fields, _NOTHING), own_system=None)
         if is_batch_line(fields):
             return self._batch(fields)
@@ -115,7 +121,7 @@ class RequestBuilder:
     def _look_at(self, name: str) -> None:
         if is_forbidden(name):
             raise forbidden(name)
-        if known := meant(name):
+        if isinstance(name, str) and (known := meant(name)):  # rows from Python may have names of any type
             self.warnings.add(f"the field '{excerpt(name, 40)}' is not sent: was '{known}' meant?")
         if len(self._plain) < _MAX_PLAIN_NAMES:
             self._plain.add(name)
@@ -141,6 +147,17 @@ class RequestBuilder:
             self.warnings.add("some rows name a model of their own, which wins over -m")
         return model
 
+    def _notice_data(self, fields: Mapping[str, Any]) -> None:
+        """Known parameters at the top level of a row that is data, and that no template reads: were they meant?"""
+        found = self._unused & fields.keys()
+        self._unused -= found
+        if "system" in found:
+            self.warnings.add(_SYSTEM_IS_DATA)
+        if found := found - {"system"}:
+            self.warnings.discard(_are_data(self._data))
+            self._data = sorted([*self._data, *found])
+            self.warnings.add(_are_data(self._data))
+
     def _notice_stream(self, params: Mapping[str, Any]) -> None:
         if params.get("stream"):
             self.warnings.add("'stream' in a row is ignored: --stream says it for the run")
@@ -148,6 +165,10 @@ class RequestBuilder:
 
 def _compiled(text: str, flag: str) -> Render:
     """A text without template marks needs no Jinja2, which is slow to import."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise OptionsError(f"{flag} is not UTF-8 text") from None
     if not any(mark in text for mark in ("{{", "{%", "{#")):
         return lambda fields: text
     from llmbatch.rules.template import RowTemplate
@@ -157,12 +178,16 @@ def _compiled(text: str, flag: str) -> Render:
 
 def _run_params(params: Mapping[str, Any]) -> Mapping[str, Any]:
     for name, value in params.items():
+        if type(name) is not str or not_json(name):
+            raise OptionsError(f"-p: the name {name!r} is not UTF-8 text")
         if name in _RESERVED:
             raise OptionsError(f"-p {name}: {_RESERVED[name]}")
         if is_forbidden(name):
             raise OptionsError(f"-p can not set {name}: use --base-url, --key-env or --key-file")
         if name == "n" and value != 1:
             raise OptionsError("-p n: several answers to one row are not supported yet")
+        if reason := not_json(value):
+            raise OptionsError(f"-p {name}: {reason}")
     return dict(params)
 
 
@@ -174,6 +199,26 @@ _RESERVED = {
 }
 
 
+_SYSTEM_IS_DATA = (
+    "with --template the field 'system' is data for it; --system '{{ system }}' makes it the system message"
+)
+
+
+def _unused_names(template: str, system: str) -> set[str]:
+    """The parameters that neither text reads; none if one of them reads ``row``, which is all fields."""
+    texts = f"{template}\0{system}"
+    if _READS_ROW.search(texts):
+        return set()
+    return {name for name in KNOWN | {"system"} if name not in texts}
+
+
+def _are_data(names: list[str]) -> str:
+    listed = ", ".join(f"'{name}'" for name in names)
+    if len(names) == 1:
+        return f"with --template the field {listed} is data for it; put it under 'params' to send it"
+    return f"with --template the fields {listed} are data for it; put them under 'params' to send them"
+
+
 def _no_model() -> RowError:
     return RowError("no model: add -m PROVIDER/MODEL, or a 'model' to the row")
 
@@ -181,4 +226,4 @@ def _no_model() -> RowError:
 def _no_prompt(fields: Mapping[str, Any]) -> str:
     if "input" in fields:
         return "no 'prompt' or 'messages' ('input', for embeddings, is not supported yet)"
-    return f"no 'prompt' or 'messages'; the row has: {names(list(fields))}; --template 'text {{{{ field }}}}' uses them"
+    return f"no 'prompt' or 'messages'; the row has: {names(list(map(str, fields)))}; --template 'text {{{{ field }}}}' uses them"

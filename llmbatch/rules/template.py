@@ -66,7 +66,7 @@ class RowTemplate:
     def _missing(self, error: UndefinedError, fields: Mapping[str, Any]) -> str:
         missing = sorted(name for name in self._names if name not in fields and f"'{name}'" in str(error))
         what = f"field '{missing[0]}' is missing" if missing else excerpt(str(error))
-        return f"{what}; the row has: {names(list(fields))}"
+        return f"{what}; the row has: {names(list(map(str, fields)))}"
 
     def _null(self, context: Mapping[str, Any]) -> str:
         null = sorted(name for name in self._names if name in context and context[name] is None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, TextIO
 
-from llmbatch.events import RunStarted
+from llmbatch.events import Draining, RunStarted
 from llmbatch.summary import Snapshot
-from llmbatch.views.printer import Level, Sink
+from llmbatch.views.printer import Level, Sink, draining_words
 
 # Often enough for a dashboard; the ticker itself is faster.
 INTERVAL_S = 1.0
@@ -42,6 +42,9 @@ class JsonLines:
 
     def note(self, text: str, level: Level = "info") -> None:
         self._put("notice", level=level, text=text)
+
+    def draining(self, event: Draining) -> None:
+        self.note(draining_words(event), "warning")
 
     def stop(self) -> None:
         if self._last is not None:

@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from llmbatch.events import RunStarted
+from llmbatch.events import Draining, RunStarted
 from llmbatch.summary import Snapshot
 from llmbatch.views.printer import Level, Sink
 from llmbatch.views.safe import safe
@@ -87,6 +87,9 @@ class LiveBar:
             self._console.print(line)
         except OSError:
             self._console.quiet = True
+
+    def draining(self, event: Draining) -> None:
+        """Nothing: the bar itself says it, with numbers that move."""
 
     def stop(self) -> None:
         self._console.quiet = self._console.quiet or not self._sink.ready()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TextIO
 
-from llmbatch.events import RunStarted
+from llmbatch.events import Draining, RunStarted
 from llmbatch.summary import Snapshot
-from llmbatch.views.printer import Level, Sink
+from llmbatch.views.printer import Level, Sink, draining_words
 from llmbatch.views.safe import safe
 from llmbatch.views.words import BINDING, count, money, percent, rate, short, stopwatch
 
@@ -35,22 +35,21 @@ class PlainLines:
         self._due_s = interval_s
         self._now = now
         self._last: Snapshot | None = None
-        self._told_stopping = False
 
     def start(self, run: RunStarted) -> None:
         self._put("start: " + ", ".join(_start_words(run)))
 
     def refresh(self, snapshot: Snapshot) -> None:
         self._last = snapshot
-        if snapshot.drain_why is not None and not self._told_stopping:
-            self._told_stopping = True
-            self._put(_stopping(snapshot))
         if snapshot.elapsed_s >= self._due_s:
             self._due_s = snapshot.elapsed_s + self._interval_s
             self._put(", ".join(_progress_words(snapshot)))
 
     def note(self, text: str, level: Level = "info") -> None:
         self._put(f"warning: {text}" if level == "warning" else text)
+
+    def draining(self, event: Draining) -> None:
+        self.note(draining_words(event), "warning")
 
     def stop(self) -> None:
         if self._last is not None:
@@ -70,11 +69,6 @@ def _start_words(run: RunStarted) -> Iterator[str]:
     if run.failed_before:
         yield f"{run.failed_before:,} failed in earlier runs"
     yield f"results to {'standard output' if run.output == '-' else run.output}"
-
-
-def _stopping(snapshot: Snapshot) -> str:
-    grace = "" if snapshot.drain_left_s is None else f" at most {snapshot.drain_left_s:.0f} s"
-    return f"stopping ({snapshot.drain_why}): waiting{grace} for {snapshot.status.in_flight:,} in flight"
 
 
 def _progress_words(snapshot: Snapshot) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 from typing import Literal, Protocol, TextIO
 
-from llmbatch.events import RunStarted
+from llmbatch.events import Draining, RunStarted
 from llmbatch.summary import Snapshot
 
 Level = Literal["info", "warning"]
@@ -21,7 +21,17 @@ class Printer(Protocol):
 
     def note(self, text: str, level: Level = "info") -> None: ...
 
+    def draining(self, event: Draining) -> None: ...
+
     def stop(self) -> None: ...
+
+
+def draining_words(event: Draining) -> str:
+    """The drain, told once, when it begins."""
+    return (
+        f"{event.why}: no new requests; waiting up to {event.grace_s:g} s for {event.in_flight:,} in flight. "
+        "Ctrl-C now abandons them (they may be billed)"
+    )
 
 
 class Sink:
@@ -66,6 +76,9 @@ class Silent:
     def note(self, text: str, level: Level = "info") -> None:
         if level == "warning" and not self._quiet:
             self._sink.line(f"llmbatch: {text}")
+
+    def draining(self, event: Draining) -> None:
+        self.note(draining_words(event), "warning")
 
     def stop(self) -> None:
         """Nothing."""

@@ -44,7 +44,7 @@ def render_summary(summary: Summary, *, quiet: bool = False) -> str:
 
 
 def _headline(summary: Summary) -> Iterator[str]:
-    yield _HEADLINES.get(summary.exit_code, f"Ended with exit code {summary.exit_code}.")
+    yield _what_happened(summary)
     read = "" if summary.input_complete else " read"
     equal = "=" if summary.adds_up else "is NOT"
     yield (
@@ -57,6 +57,21 @@ def _headline(summary: Summary) -> Iterator[str]:
         yield "The rest of the input was not read."
     if not summary.adds_up:
         yield "The counts do not add up: this is a bug in llmbatch. Keep the files and report it."
+
+
+def _what_happened(summary: Summary) -> str:
+    if summary.exit_code == 0 and summary.rows == 0:
+        return "Warning: 0 rows: the input was empty."
+    if summary.exit_code == 1 and summary.input_truncated:
+        return "Done, but the input is cut short: rows are missing."
+    if summary.exit_code == 1 and _nothing_to_retry(summary):
+        return "Nothing to do, but some rows can not be sent."
+    return _HEADLINES.get(summary.exit_code, f"Ended with exit code {summary.exit_code}.")
+
+
+def _nothing_to_retry(summary: Summary) -> bool:
+    """All failed rows stand as an earlier run left them: asking once more would not be another question."""
+    return 0 < summary.failed == summary.failed_before
 
 
 def _before(summary: Summary) -> str:
@@ -161,6 +176,8 @@ def _next(summary: Summary) -> Iterator[str]:
         yield from _step("To see the failed rows:", _jq('select(.status == "error") | {id, row, error}', path))
     if unfinished:
         yield from _step("To continue, run the same command again", summary.next_command)
+    elif _nothing_to_retry(summary):
+        yield from _step("When they are mended, run the same command again", summary.next_command)
     elif summary.failed:
         yield from _step("To try the failed rows once more, run the same command again", summary.next_command)
     elif path:

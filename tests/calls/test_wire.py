@@ -8,12 +8,15 @@ import json
 import socket
 import threading
 import time
+from base64 import b64encode
 from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
 from raw_server import ANSWER, ASK, KEY, QUICK, ask, chunked, http, once, read_request, says, serve, wired
 
 from llmbatch.options import MAX_BODY_BYTES
+from llmbatch.providers.openai_errors import BODY_KEPT_BYTES
 from llmbatch.records import Attempt, Failure, Reply, Request, Trace
 
 
@@ -119,11 +122,35 @@ async def test_the_request_id_of_a_failure_is_kept_even_if_the_body_is_cut() -> 
     assert isinstance(failure, Failure) and failure.request_id == "req_7"
 
 
-async def test_a_key_that_the_server_repeats_is_not_kept() -> None:
-    body = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}.", "code": "invalid_api_key"}})
-    failure = await once(says(http(body.encode(), "401 Unauthorized")))
-    assert isinstance(failure, Failure) and failure.fatal  # ``ask`` has looked for the key
-    assert "Incorrect API key provided" in failure.message
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        ("401 Unauthorized", json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}.", "code": "bad"}})),
+        ("401 Unauthorized", json.dumps({"error": {"message": "no", "code": KEY}})),
+        ("403 Forbidden", json.dumps({"error": {"message": "no", "type": f"key_{KEY}"}})),
+        ("400 Bad Request", json.dumps({"error": f"no: {quote(KEY)}"}).replace("-", "\\u002d")),
+        ("400 Bad Request", "no: " + b64encode(f"Bearer {KEY}".encode()).decode()),
+        ("400 Bad Request", "x" * (BODY_KEPT_BYTES - len(KEY) + 2) + KEY),
+        ("307 Temporary Redirect", ""),
+        ("200 OK", f"not JSON: {KEY.encode().hex()}"),
+        ("200 OK", json.dumps({"error": {"message": f"no {KEY}", "code": 400}})),
+    ],
+)  # fmt: skip
+async def test_a_key_that_the_server_repeats_is_not_kept(status: str, body: str) -> None:
+    headers = (f"Location: https://elsewhere.example/{'x' * 160}?{KEY}", f"X-Request-Id: {KEY}")
+    trace = Trace()
+    async with serve(says(http(body.encode(), status, *headers))) as server, wired(server.url) as wire:
+        failure = await ask(wire, trace=trace)  # ``ask`` has looked for the key
+    assert isinstance(failure, Failure) and failure.request_id == trace.attempts[0].request_id == "[key]"
+    assert not any(KEY[at : at + 8] in repr((failure, trace)) for at in range(len(KEY) - 7))
+
+
+async def test_a_good_answer_that_repeats_the_key_loses_it() -> None:
+    message = {"content": f"{KEY}!", "reasoning": KEY, "tool_calls": [{"function": {"arguments": KEY}}]}
+    body = json.dumps({"model": KEY, "choices": [{"message": message, "finish_reason": "stop"}]})
+    outcome = await once(says(http(body.replace("-", "\\u002d").encode())))
+    assert isinstance(outcome, Reply) and "canary" not in repr(outcome)
+    assert outcome.output == "[key]!"
 
 
 async def test_an_endless_body_is_cut_off_at_the_cap() -> None:

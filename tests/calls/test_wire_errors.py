@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import ssl
 from collections.abc import Iterator
 from inspect import isclass
@@ -69,6 +70,61 @@ async def test_what_an_error_says_of_the_request(
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.retryable, failure.fatal) == (kind, retryable, fatal)
     assert word in (None, failure.type) and failure.http_status is None
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            aiohttp.ClientConnectorCertificateError(
+                HOST, ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed (_ssl.c:1006)")
+            ),
+            "cannot connect to api.example:443: its TLS certificate is not valid",
+        ),
+        (
+            aiohttp.ClientConnectorSSLError(HOST, ssl.SSLError(1, "[SSL] record layer failure (_ssl.c:1006)")),
+            "cannot connect to api.example:443: no TLS connection (is it http, not https?)",
+        ),
+        (
+            aiohttp.ClientConnectorError(HOST, OSError(111, "Connect call failed ('127.0.0.1', 9)")),
+            f"cannot connect to api.example:443: {os.strerror(111)}",
+        ),
+        (
+            aiohttp.ClientConnectorError(HOST, OSError("Multiple exceptions: [Errno 111] Call failed ('::1', 9, 0)")),
+            "cannot connect to api.example:443: Multiple exceptions",
+        ),
+        (
+            aiohttp.ClientConnectorDNSError(HOST, OSError(-2, "Name not known")),
+            "cannot connect to api.example:443: Name not known",
+        ),
+        (aiohttp.ServerDisconnectedError(), "the server closed the connection without an answer"),
+        (aiohttp.ServerDisconnectedError("x"), "the server closed the connection without an answer"),
+        (aiohttp.ClientOSError(errno.ECONNRESET, "x"), f"the connection broke: {os.strerror(errno.ECONNRESET)}"),
+        (ConnectionResetError("Cannot write to transport"), "the connection broke: Cannot write to transport"),
+        (
+            aiohttp.ClientPayloadError("Response payload is not completed: <ContentLengthError: 400, message=''>"),
+            "the answer was cut short",
+        ),
+        (
+            aiohttp.ClientResponseError(ASKED, (), status=400, message="Data after `Connection: close`:\n\n b'x'\n"),
+            "the server's answer is not valid HTTP: Data after `Connection: close`",
+        ),
+        (aiohttp.InvalidURL("http://[", "why"), "not a URL that can be asked: http://["),
+        (UnicodeError("label empty or too long"), "the host of the URL has no valid name"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "the answer is not UTF-8"),
+        (aiohttp.ServerFingerprintMismatch(b"a", b"b", "h", 1), "the connection broke: ServerFingerprintMismatch"),
+        (TimeoutError(), "the connection broke: TimeoutError"),
+    ],
+)  # fmt: skip
+def test_a_message_is_one_sentence(error: Exception, message: str) -> None:
+    assert transport_failure(error).message == message
+
+
+async def test_a_host_that_no_name_service_can_be_asked_for_ends_the_run_not_the_program() -> None:
+    async with wired("http://a..b/v1/chat/completions") as wire:
+        failure = await ask(wire)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.type, failure.retryable, failure.fatal) == ("never_sent", "invalid_url", False, True)
 
 
 async def test_a_good_answer_behind_the_same_mock(server: aioresponses) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from base64 import b64encode
 from dataclasses import replace
 
 import pytest
-from raw_server import ANSWER, QUICK, ask, chunked, http, once, says, serve, wired
+from raw_server import ANSWER, KEY, QUICK, ask, chunked, http, once, says, serve, wired
 
+from llmbatch.providers.openai_errors import BODY_KEPT_BYTES
 from llmbatch.records import Failure, Reply, Trace
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -73,6 +75,28 @@ async def test_an_error_in_mid_stream() -> None:
     script = says(HEAD + chunk(token("Hel") + b'data: {"error":{"message":"m","type":"server_error"}}\n\n') + LAST)
     failure = await once(script, stream=True)
     assert isinstance(failure, Failure) and (failure.type, failure.body) == ("server_error", "Hel")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"error":{"message":"bad key %s","type":"%s"}}' % (KEY.encode(), KEY.encode()),
+        b'{"error":["%s"]}' % KEY.encode(),
+        b"not JSON: %s" % KEY.encode(),
+        b"%s%s" % (b"x" * 108, KEY.encode()),  # cut inside the key where the message quotes it
+        b'{"error":{"code":401,"message":"%s"}}' % b64encode(KEY.encode()),
+    ],
+)
+@pytest.mark.parametrize("before", [b"", token(f"Hel {KEY}"), token("Hel") + token("x" * (BODY_KEPT_BYTES - 15) + KEY)])
+async def test_a_key_that_a_broken_stream_repeats_is_not_kept(event: bytes, before: bytes) -> None:
+    failure = await once(says(HEAD + chunk(before + b"data: " + event + b"\n\n") + LAST), stream=True)
+    assert isinstance(failure, Failure)  # ``ask`` has looked for the key
+    assert not any(KEY[at : at + 8] in repr(failure) for at in range(len(KEY) - 7))
+
+
+async def test_a_streamed_answer_that_repeats_the_key_in_two_parts_loses_it() -> None:
+    outcome = await once(says(HEAD + chunk(token(KEY[:9]) + token(KEY[9:]) + STOP + DONE) + LAST), stream=True)
+    assert isinstance(outcome, Reply) and outcome.output == "[key]"
 
 
 async def test_a_stream_that_is_not_utf8() -> None:

@@ -55,9 +55,24 @@ def test_params_are_json_where_they_can_be(pair: str, value: Any) -> None:
     assert parse.params([pair]) == {"a": value}
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
-def test_params_hold_no_number_that_json_does_not_have(value: str) -> None:
-    assert parse.params([f"a={value}"]) == {"a": value}
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", '{"b": [NaN]}', "[Infinity]"])
+def test_a_param_that_is_no_number_of_json_is_refused(value: str) -> None:
+    with pytest.raises(OptionsError, match=r"--param a: .* is not JSON; .* in quotes"):
+        parse.params([f"a={value}"])
+    assert parse.params(['a="NaN"', "b=Nan"]) == {"a": "NaN", "b": "Nan"}
+
+
+@pytest.mark.parametrize(
+    "value", ["99999999999999999999999", "-9223372036854775809", "[18446744073709551616]", "9" * 9999]
+)
+def test_a_param_beyond_64_bits_is_refused(value: str) -> None:
+    with pytest.raises(OptionsError, match=r"--param seed: .* beyond 64 bits"):
+        parse.params([f"seed={value}"])
+
+
+def test_a_param_nested_without_end_is_refused() -> None:
+    with pytest.raises(OptionsError, match="--param a: nested too deeply"):
+        parse.params(["a=" + "[" * 100_000])
 
 
 @pytest.mark.parametrize("pair", ["temperature", "=1", " =1", ""])

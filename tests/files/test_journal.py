@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import fcntl
+import json
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from llmbatch.files.journal import Journal, manifest_line
 from llmbatch.files.paths import OutputPaths
 from llmbatch.files.recovery import recover
 from llmbatch.files.spill import Spill, spill_directories
+from llmbatch.files.takeback import take_back
 
 
 def line(row, size=0):
@@ -76,9 +78,16 @@ async def run(paths, spill_dir):
 
 
 def spilled(spill_dir):
+    """The lines after the first, which names the journal."""
     files = list(spill_dir.iterdir())
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
-    return b"".join(file.read_bytes() for file in files)
+    return b"".join(saved(file) for file in files)
+
+
+def saved(file):
+    first, rest = file.read_bytes().split(b"\n", 1)
+    assert set(json.loads(first)) == {"llmbatch", "spill_of"}
+    return rest
 
 
 class CountingFile:
@@ -212,12 +221,14 @@ async def test_answers_that_arrive_while_draining_are_saved_too_in_the_same_file
     assert spill_dir.stat().st_mode & 0o777 == 0o700
 
 
-async def test_the_command_in_the_error_brings_every_answer_back(run, paths, spill_dir):
-    async with failing(run, "then|same command continues"):
+async def test_saved_answers_are_found_and_taken_back(run, paths, spill_dir):
+    async with failing(run, "the same command continues, and takes them back"):
         run.journal._file = CountingFile(run.journal._file, room=len(line(1)) + 5)
         run.append(1, 2, 3)
-    command = next(part for part in str(run.journal.failed).split("; ") if "cat " in part).split(": ", 1)[1]
-    subprocess.run(command, shell=True, check=True)
+    with take_back(paths, recover(paths), [spill_dir]) as found:
+        assert found.ok == 3
+        assert "2 answers" in found.notices[0]
+    assert list(spill_dir.iterdir()) == []
     with recover(paths) as found:
         assert (found.ok, found.notices) == (3, [])
 
@@ -322,7 +333,7 @@ async def test_line_written_during_a_sync_is_made_durable_by_another_one(run, mo
 
 
 def test_spill_file_that_fails_keeps_whole_lines_and_the_next_directory_takes_over(tmp_path, monkeypatch):
-    spill = Spill("out", [tmp_path / "a", tmp_path / "b"])
+    spill = Spill(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
     assert spill.save(None, [line(1)])
     errors = [errno.ENOSPC, errno.ENOSPC]
 
@@ -332,7 +343,7 @@ def test_spill_file_that_fails_keeps_whole_lines_and_the_next_directory_takes_ov
 
     monkeypatch.setattr("llmbatch.files.spill.sync_data", sync)
     assert spill.save(None, [line(2), line(3)])
-    assert [(file.parent.name, file.read_bytes()) for file in spill.files] == [
+    assert [(file.parent.name, saved(file)) for file in spill.files] == [
         ("a", line(1)),
         ("b", line(2) + line(3)),
     ]

@@ -83,6 +83,24 @@ def test_unsigned_lock_is_refused_as_well(paths):
             OutputLock.acquire(paths)
 
 
+@pytest.mark.parametrize("content", [b"[[package]]\n", b"{}", b"1234\n", b"[1]", b"\n"])
+@pytest.mark.parametrize("act", [OutputLock.acquire, OutputLock.check])
+def test_lock_file_of_another_tool_is_refused_and_untouched(paths, act, content):
+    paths.lock.write_bytes(content)
+    with pytest.raises(OutputRefused, match="not a lock of llmbatch"):
+        act(paths)
+    assert paths.lock.read_bytes() == content
+
+
+def test_check_refuses_what_acquire_would_and_creates_nothing(paths, tmp_path):
+    OutputLock.check(paths)
+    assert not paths.lock.exists()
+    with pytest.raises(OptionsError, match="create the directory"):
+        OutputLock.check(OutputPaths.of(str(tmp_path / "missing" / "out.jsonl")))
+    with OutputLock.acquire(paths), pytest.raises(OutputRefused, match="another run holds"):
+        OutputLock.check(paths)
+
+
 def test_missing_directory_is_bad_usage(tmp_path):
     with pytest.raises(OptionsError, match="create the directory") as refused:
         OutputLock.acquire(OutputPaths.of(str(tmp_path / "missing" / "out.jsonl")))

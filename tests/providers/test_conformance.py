@@ -151,7 +151,7 @@ def test_no_other_status_is_ok(dialect: Provider, status: int) -> None:
         (400, "permanent", False, False, False),
         (401, "permanent", False, True, False),
         (402, "permanent", False, True, False),
-        (403, "permanent", False, True, False),
+        (403, "permanent", False, False, False),
         (404, "permanent", False, True, False),
         (408, "ambiguous", True, False, False),
         (409, "rejected", True, False, False),

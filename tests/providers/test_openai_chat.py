@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from multidict import CIMultiDict
 
+from llmbatch.files.results import result_line
 from llmbatch.providers.openai_chat import OpenAIChat
 from llmbatch.providers.openai_stream import ChatStream
 from llmbatch.providers.openai_usage import usage_of
-from llmbatch.records import Failure, Reply, Request, Usage
+from llmbatch.records import Failure, Reply, Request, Result, Usage
+from llmbatch.rules.nesting import MAX_NESTING
 
 CHAT = OpenAIChat()
 NONE: CIMultiDict[str] = CIMultiDict()
@@ -85,6 +88,67 @@ def test_a_streamed_request_asks_for_usage() -> None:
 )
 def test_output(message: dict[str, Any], output: str) -> None:
     assert reply(answer(message)).output == output
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"content": None}, {"content": ""}, {"content": None, "tool_calls": [], "refusal": "", "reasoning": None}],
+)
+@pytest.mark.parametrize("finish_reason", [None, "", 7])
+def test_an_answer_with_nothing_in_it_and_no_end_is_not_ok(message: dict[str, Any], finish_reason: Any) -> None:
+    found = failure(answer(message, finish_reason))
+    assert (found.kind, found.type, found.retryable) == ("unusable", "no_answer", True)
+    assert found.body and "choices" in found.body
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "a"},
+        {"content": None, "refusal": "no"},
+        {"content": "", "reasoning": "hm"},
+        {"reasoning_content": "hm"},
+        {"content": None, "tool_calls": [{"id": "a"}]},
+    ],
+)
+def test_some_servers_leave_out_the_finish_reason_of_a_good_answer(message: dict[str, Any]) -> None:
+    assert reply(answer(message, None)).finish_reason is None
+
+
+@pytest.mark.parametrize("name", ["tool_calls", "reasoning", "content", "elsewhere"])
+@pytest.mark.parametrize("levels", [300, 900, 100_000])
+@pytest.mark.parametrize("surrogate", ["", "\\ud800"])
+def test_an_answer_nested_too_deeply_to_be_written_is_not_ok(name: str, levels: int, surrogate: str) -> None:
+    nest = f'"{surrogate}",' + "[" * levels + "]" * levels
+    raw = f'{{"choices":[{{"message":{{"content":"a","{name}":[{nest}]}},"finish_reason":"stop"}}]}}'
+    found = failure(raw.encode())
+    assert (found.kind, found.retryable) == ("unusable", True)
+    assert found.body is not None and found.body.startswith('{"choices"') and len(found.body) <= 4096
+
+
+def test_an_answer_nested_as_deeply_as_allowed_can_be_written() -> None:
+    nest: Any = []
+    for _ in range(MAX_NESTING - 6):
+        nest = [nest]
+    ok = reply(answer({"content": "a", "tool_calls": [nest]}))
+    line = result_line(Result(1, "a", None, ok, None, 1, None, None, None))
+    assert orjson.loads(line)["tool_calls"] == [nest]
+
+
+def test_many_brackets_in_a_text_are_no_nesting() -> None:
+    assert reply(answer({"content": "[" * 1000})).output == "[" * 1000
+
+
+@pytest.mark.parametrize("status", [200, 400, 429])
+@pytest.mark.parametrize("name", ["code", "type", "message", "error"])
+def test_an_error_nested_deeply_is_still_an_error(status: int, name: str) -> None:
+    nest = "[" * 1000 + "]" * 1000
+    raw = f'{{"error":{nest}}}' if name == "error" else f'{{"error":{{"{name}":{nest}}}}}'
+    assert failure(raw.encode(), status=status).http_status == status
+    choice = f'{{"choices":[{{"message":{{"content":""}},"error":{nest}}}]}}'
+    assert failure(choice.encode()).kind == "unusable"
+    streamed_ = stream(raw)
+    assert isinstance(streamed_, Failure) and streamed_.message
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "tool_calls", "something_new"])
@@ -330,7 +394,6 @@ def test_usage_in_the_last_chunk_or_in_every_chunk() -> None:
         (404, {"detail": "Not Found"}, "not_found", True),
         (401, {"error": {"message": "m", "code": "invalid_api_key"}}, "invalid_api_key", True),
         (401, {"error": "invalid_grant"}, "invalid_api_key", True),
-        (403, {"error": {"message": "m", "code": 403}}, "permission_denied", True),
         (429, {"error": {"message": "m", "type": "insufficient_quota"}}, "rate_limit_exceeded", True),
         (429, {"error": {"message": "m", "code": "billing_hard_limit_reached"}}, "billing_hard_limit_reached", True),
         (400, {"error": {"message": "m", "code": "content_policy_violation"}}, "content_policy_violation", False),
@@ -361,6 +424,38 @@ def test_error_types(status: int, body: Any, word: str, fatal: bool) -> None:
 )
 def test_five_shapes_of_error_bodies(body: bytes, message: str) -> None:
     assert failure(body, status=400).message == message
+
+
+@pytest.mark.parametrize(
+    ("error", "word", "fatal"),
+    [
+        ({"message": "Invalid key", "code": 403}, "permission_denied", True),
+        ({"message": "m", "code": "invalid_api_key"}, "invalid_api_key", True),
+        ({"message": "m", "type": "permission_error"}, "permission_denied", True),
+        ({"message": "Country, region, or territory not supported", "code": "unsupported_country_region_territory"},
+         "unsupported_country_region_territory", True),
+        ({"message": "Your account is not active"}, "permission_denied", True),
+        ({"message": "Project `p` does not have access to model `m`", "code": "model_not_found"},
+         "model_not_found", True),
+        ({"message": "You are not allowed to sample from this model"}, "permission_denied", True),
+        ({"message": "Not authenticated"}, "permission_denied", True),
+        ({"message": "Request blocked"}, "permission_denied", False),
+        ({}, "permission_denied", False),
+        ({"message": "The keyword list is long"}, "permission_denied", False),
+        ({"message": "openai/x requires moderation. Your input was flagged for 'violence'", "code": 403},
+         "content_filter", False),
+        ({"message": "m", "code": "content_policy_violation"}, "content_policy_violation", False),
+        ({"message": "This breaks the content policy; your account may be closed"}, "content_filter", False),
+        ({"message": "m", "type": "moderation_error"}, "content_filter", False),
+    ],
+)  # fmt: skip
+def test_a_403_is_fatal_only_if_every_row_would_meet_it(error: dict[str, Any], word: str, fatal: bool) -> None:
+    found = failure(json.dumps({"error": error}).encode(), status=403)
+    assert (found.kind, found.type, found.fatal, found.retryable) == ("permanent", word, fatal, False)
+
+
+def test_a_403_page_of_a_firewall_stops_no_other_row() -> None:
+    assert not failure(b"<html><title>403 Forbidden</title>You are unable to access example.com", status=403).fatal
 
 
 def test_402_with_a_retry_after_is_a_pause_not_the_end() -> None:

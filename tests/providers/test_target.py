@@ -31,6 +31,15 @@ def test_resolve(model: str | None, base_url: str | None, url: str, sent_model: 
     assert target.url == url + "/chat/completions"
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["h", "localhost", "h.", "a-b.c_d.example", f"{'a' * 63}.example", "bücher.example", "xn--bcher-kva.example",
+     "127.0.0.1", "[::1]", "[fe80::1%eth0]", "H:8000"],
+)  # fmt: skip
+def test_a_host_that_can_be_looked_up_is_taken(host: str) -> None:
+    assert resolve("m", f"http://{host}/v1").base_url == f"http://{host}/v1"
+
+
 def test_sim_starts_a_server_of_its_own_and_has_no_key() -> None:
     target = resolve("sim/demo", None)
     assert target.simulated and target.is_loopback and not target.key_env and not target.needs_key
@@ -71,6 +80,23 @@ def test_only_openai_gets_the_new_name_of_max_tokens(base_url: str | None, name:
         ("m", "http://[::1", "http"),
         ("m", "http://h:99999/v1", "http"),
         ("m", "http://h:0/v1", "http"),
+        ("m", "http://h:65536/v1", "http"),
+        ("m", "http://a..b/v1", "host"),
+        ("m", "http://.b/v1", "host"),
+        ("m", "http://./v1", "host"),
+        ("m", f"http://{'a' * 64}.example/v1", "host"),
+        ("m", f"http://{'ü' * 60}.example/v1", "host"),
+        ("m", f"http://{'a.' * 127}aa/v1", "host"),
+        ("m", "http://a b/v1", "--base-url"),
+        ("m", "http://a%20b/v1", "host"),
+        ("m", "http://[::g]/v1", "http"),
+        ("m", "http://h/v\n1", "--base-url"),
+        ("m", "http://h/v 1", "--base-url"),
+        ("m", "http://h/\udcff", "--base-url"),
+        ("m", "http://\udcff/v1", "--base-url"),
+        ("m\udcff", None, "model"),
+        ("sim/\udcff", None, "model"),
+        ("m\n", LOCAL, "model"),
         ("m", "https://h/v1/chat/completions", "/chat/completions"),
         ("m", "https://h/v1/chat/completions/", "/chat/completions"),
         ("m", "https://h/v1?key=1", "query"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmbatch.errors import OptionsError
+from llmbatch.providers.openai_chat import OpenAIChat
 from llmbatch.records import BadRow, Request, Row
+from llmbatch.rules.fingerprint import Unwritable, fingerprint
 from llmbatch.rules.request import RequestBuilder
 
 USER = {"role": "user", "content": "hi"}
@@ -196,6 +199,79 @@ def test_the_command_lines_parameters_may_not_say_it_either(name: str) -> None:
         RequestBuilder(model="m", params={name: "x"})
 
 
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"seed": 2**64}, "-p seed: .*64"),
+        ({"metadata": {"a": [-(2**63) - 1]}}, "-p metadata: .*64"),
+        ({"stop": "\ud800"}, "-p stop: .*surrogate"),
+        ({"st\ud800op": 1}, "UTF-8"),
+        ({"metadata": {1: 2}}, "-p metadata: "),
+        ({"temperature": float("nan")}, "-p temperature: "),
+        ({"x": [float("inf")]}, "-p x: "),
+        ({"x": {1, 2}}, "-p x: "),
+        ({7: 1}, "-p: the name 7"),
+    ],
+)
+def test_a_parameter_that_json_can_not_hold_is_an_options_error(params: dict[Any, Any], words: str) -> None:
+    with pytest.raises(OptionsError, match=words):
+        RequestBuilder(model="m", params=params)
+
+
+@pytest.mark.parametrize("text", ["\udcff", "a {{ x }} \ud800"])
+@pytest.mark.parametrize("flag", ["template", "system"])
+def test_a_text_that_is_not_utf8_is_an_options_error(flag: str, text: str) -> None:
+    with pytest.raises(OptionsError, match=f"--{flag} is not UTF-8"):
+        RequestBuilder(model="m", **{flag: text})
+
+
+@pytest.mark.parametrize(
+    ("fields", "run", "named"),
+    [
+        ({"text": "t", "temperature": 0}, {}, ["temperature"]),
+        ({"text": "t", "max_tokens": 5, "model": "x", "seed": None}, {}, ["max_tokens", "model", "seed"]),
+        ({"text": "t", "temperature": 0, "params": {"temperature": 0}}, {}, ["temperature"]),
+        ({"text": "t", "model": "x"}, {"template": "{{ model }}: {{ text }}"}, []),
+        ({"text": "t", "user": "x"}, {"system": "You talk to {{ user }}"}, []),
+        ({"text": "t", "user": "x"}, {"template": "{{ row | tojson }}"}, []),
+        ({"text": "t", "prompt": "x", "id": 1, "params": {"seed": 1}}, {}, []),
+    ],
+)
+def test_a_parameter_that_is_data_for_the_template_is_said_once(
+    fields: dict[str, Any], run: dict[str, Any], named: list[str]
+) -> None:
+    builder = RequestBuilder(model="m", **{"template": "a {{ text }}", **run})
+    for _ in range(3):
+        assert isinstance(builder.build(Row(1, 1, None, fields)), Request)
+    listed = ", ".join(f"'{name}'" for name in named)
+    assert builder.warnings == (
+        {f"with --template the fields {listed} are data for it; put them under 'params' to send them"}
+        if len(named) > 1
+        else {f"with --template the field {listed} is data for it; put it under 'params' to send it"}
+        if named
+        else set()
+    )
+
+
+def test_parameters_that_come_with_later_rows_join_the_one_warning() -> None:
+    builder = RequestBuilder(model="m", template="{{ text }}")
+    for name in ("seed", "temperature", "seed", "stop"):
+        builder.build(Row(1, 1, None, {"text": "t", name: 1}))
+    (warning,) = builder.warnings
+    assert "'seed', 'stop', 'temperature' are data" in warning
+
+
+def test_a_system_field_that_is_data_is_said_with_the_flag_that_sends_it() -> None:
+    builder = RequestBuilder(model="m", template="{{ text }}")
+    builder.build(Row(1, 1, None, {"text": "t", "system": "s"}))
+    assert builder.warnings == {
+        "with --template the field 'system' is data for it; --system '{{ system }}' makes it the system message"
+    }
+    builder = RequestBuilder(model="m", template="{{ text }}", system="{{ system }}")
+    builder.build(Row(1, 1, None, {"text": "t", "system": "s"}))
+    assert not builder.warnings
+
+
 def test_a_bad_template_is_an_options_error_before_any_row() -> None:
     with pytest.raises(OptionsError, match="--system, line 1"):
         RequestBuilder(model="m", system="{{ x")
@@ -225,3 +301,23 @@ def test_any_row_becomes_a_request_or_an_error_row(fields: dict[str, Any]) -> No
         outcome = RequestBuilder(model="m", template=template).build(Row(1, 1, None, fields))
         assert isinstance(outcome, Request | BadRow)
         assert not isinstance(outcome, BadRow) or outcome.reason.isprintable()
+
+
+ODD = st.recursive(
+    JSON | st.text(st.characters()) | st.sampled_from([object(), {1}, b"b", 2**99, float("nan")]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.integers() | st.none(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(NAMES | st.integers() | st.none() | st.binary(), ODD, max_size=5),
+    st.sampled_from([None, "{{ x }}"]),
+)
+def test_any_mapping_from_python_becomes_a_request_or_an_error_row(fields: Any, template: str | None) -> None:
+    outcome = RequestBuilder(model="m", template=template, system="{{ x }}").build(Row(1, 1, None, fields))
+    if isinstance(outcome, Request):
+        with contextlib.suppress(Unwritable):
+            fingerprint("http://h", OpenAIChat().encode(outcome))
+    else:
+        assert outcome.reason.isprintable()

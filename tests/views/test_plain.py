@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llmbatch.events import RunStarted
+from llmbatch.events import Draining, RunStarted
 from llmbatch.summary import Snapshot
 from llmbatch.views.json_lines import JsonLines
 from llmbatch.views.plain import PlainLines
@@ -55,12 +55,16 @@ def test_a_night_is_one_line_every_half_minute(snapshot: Make) -> None:
     assert "in 0:30," in said(out)[0]
 
 
-def test_stopping_is_said_at_once_and_once(snapshot: Make) -> None:
+def test_draining_is_said_at_once_and_once(snapshot: Make) -> None:
     out = io.StringIO()
     lines = plain(out)
+    lines.draining(Draining(87, 60.0, "interrupted"))
     for _ in range(3):
-        lines.refresh(snapshot(elapsed_s=1.0, drain_why="interrupted", drain_left_s=60.0, in_flight=87))
-    assert said(out) == ["stopping (interrupted): waiting at most 60 s for 87 in flight"]
+        lines.refresh(snapshot(elapsed_s=1.0, drain_why="interrupted", drain_left_s=60.0, in_flight=86))
+    assert said(out) == [
+        "warning: interrupted: no new requests; waiting up to 60 s for 87 in flight. "
+        "Ctrl-C now abandons them (they may be billed)"
+    ]
 
 
 def test_a_pause_is_in_the_line(snapshot: Make) -> None:

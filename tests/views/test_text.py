@@ -183,3 +183,16 @@ def test_the_command_to_type_can_be_pasted(path: str) -> None:
 
 def test_a_name_with_a_dash_is_no_option() -> None:
     assert " ./-x.jsonl\n" in render_summary(replace(MIXED, output="-x.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [
+        (replace(GOOD, rows=0, ok=0), "Warning: 0 rows: the input was empty."),
+        (replace(GOOD, exit_code=1, input_truncated=True), "Done, but the input is cut short: rows are missing."),
+        (replace(MIXED, input_truncated=True), "Done, but the input is cut short: rows are missing."),
+        (replace(MIXED, failed_before=10), "Nothing to do, but some rows can not be sent."),
+    ],
+)
+def test_headline_says_what_happened(summary: Summary, words: str) -> None:
+    assert render_summary(summary).splitlines()[0] == words

@@ -1,0 +1,165 @@
+"""Which output a run gets: refused, or locked and recovered; for a dry run only looked at.
+
+Everything here happens before anything is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from llmbatch.errors import OptionsError, OutputRefused, StorageError
+from llmbatch.files.lock import OutputLock
+from llmbatch.files.paths import OutputPaths, is_stream, sync_directory
+from llmbatch.files.recovered import Recovered
+from llmbatch.files.recovery import look
+from llmbatch.files.results import dump_line
+from llmbatch.files.spill import spill_directories
+from llmbatch.files.stdout import STDOUT_FD, is_same_file
+from llmbatch.files.takeback import find_spills, set_spills_aside
+from llmbatch.options import STDIO, RunOptions
+from llmbatch.output import FileOutput, StdoutOutput
+
+# Pipelines that start with the same words and the same first line get journals of their own up to this number.
+MAX_SAME_PIPELINES = 100
+_WITHOUT_STATE = "--no-journal keeps none, and -o FILE keeps it beside FILE"
+
+
+def refuse_streams(options: RunOptions) -> None:
+    """Raise OptionsError where a file is needed and a pipe or a device is named, before either is opened."""
+    if options.output is not None and options.output != STDIO and is_stream(options.output):
+        raise OptionsError(f"--output {options.output} is no file; -o - writes to standard output")
+    if options.output is None and options.input != STDIO and is_stream(options.input):
+        raise OptionsError(f"{options.input} is no file: name the output with -o FILE, or - for standard output")
+
+
+def open_file_output(options: RunOptions, on_failure: Callable[[StorageError], None], stamp: str) -> FileOutput:
+    """Lock and recover ``options.output_path``. Raises OptionsError, OutputRefused or StorageError.
+
+    ``stamp`` names what ``--restart`` moves aside.
+    """
+    paths = _file_paths(options)
+    lock = OutputLock.acquire(paths)
+    try:
+        if options.restart:
+            _set_aside(paths, stamp)
+        return FileOutput(paths, lock, options, on_failure)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def open_stdout_output(
+    options: RunOptions,
+    state_directory: Path | None,
+    identity: Mapping[str, Any],
+    on_failure: Callable[[StorageError], None],
+    on_stdout_error: Callable[[OSError], None],
+    stamp: str,
+) -> StdoutOutput:
+    """Standard output, with its journal in ``state_directory``, named by what the run is: ``identity``.
+
+    A run of the same words on the same data finds it again; while one runs, another one gets a journal of its own.
+    """
+    _refuse_stdout_onto_input(options)
+    if not options.journal_stdout:
+        return StdoutOutput(None, None, options, on_failure, on_stdout_error)
+    for paths in _stdout_paths(_created(state_directory), identity):
+        try:
+            lock = OutputLock.acquire(paths)
+        except OutputRefused:
+            continue
+        except OptionsError as error:
+            raise OptionsError(f"{error}; {_WITHOUT_STATE}") from error
+        try:
+            if options.restart:
+                _set_aside(paths, stamp)
+            return StdoutOutput(paths, lock, options, on_failure, on_stdout_error)
+        except BaseException:
+            lock.release()
+            raise
+    raise OutputRefused(f"{MAX_SAME_PIPELINES} runs of this very command are under way")
+
+
+def look_at_file(options: RunOptions) -> Recovered | None:
+    """What ``open_file_output`` would find, or its refusal; nothing is changed and nothing held."""
+    paths = _file_paths(options)
+    OutputLock.check(paths)
+    return None if options.restart else _look(paths)
+
+
+def look_at_stdout(options: RunOptions, state_directory: Path | None, identity: Mapping[str, Any]) -> Recovered | None:
+    """What ``open_stdout_output`` would find, or its refusal; nothing is changed and nothing held."""
+    _refuse_stdout_onto_input(options)
+    if not options.journal_stdout or options.restart or state_directory is None:
+        return None
+    for paths in _stdout_paths(state_directory, identity) if state_directory.is_dir() else ():
+        try:
+            OutputLock.check(paths)
+        except OutputRefused:
+            continue
+        return _look(paths)
+    return None
+
+
+def _look(paths: OutputPaths) -> Recovered | None:
+    found = look(paths)
+    if found is not None and found.path == paths.partial:
+        for spill in find_spills(paths.partial, spill_directories(os.environ)):
+            found.notices.append(f"{spill} holds answers saved elsewhere; a run takes them back and sends less")
+    return found
+
+
+def _file_paths(options: RunOptions) -> OutputPaths:
+    paths = OutputPaths.of(options.output_path)
+    _refuse_input_as_output(options, paths)
+    if paths.out.is_dir():
+        raise OptionsError(f"--output {paths.out} is a directory; name a file in it")
+    return paths
+
+
+def _stdout_paths(state_directory: Path, identity: Mapping[str, Any]) -> Iterator[OutputPaths]:
+    name = blake2b(dump_line(dict(identity)), digest_size=10).hexdigest()
+    for number in range(1, MAX_SAME_PIPELINES):
+        yield OutputPaths.of(str(state_directory / (name if number == 1 else f"{name}-{number}")))
+
+
+def _created(directory: Path | None) -> Path:
+    if directory is None:
+        raise OptionsError(f"no home directory to keep a journal in: set XDG_STATE_HOME; {_WITHOUT_STATE}")
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionsError(f"cannot create {directory} for the journal: {error.strerror}; {_WITHOUT_STATE}") from error
+    return directory
+
+
+def _refuse_stdout_onto_input(options: RunOptions) -> None:
+    if options.input != STDIO and is_same_file(options.input, STDOUT_FD):
+        raise OptionsError(f"standard output is the input file {options.input}; write to another file")
+
+
+def _refuse_input_as_output(options: RunOptions, paths: OutputPaths) -> None:
+    for path in (paths.out, paths.partial):
+        same = is_same_file(str(path), 0) if options.input == STDIO else _same(path, options.input)
+        if same and stat.S_ISREG(path.stat().st_mode):
+            raise OptionsError(f"{path} is the input itself; choose another --output")
+
+
+def _same(path: Path, other: str) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
+
+
+def _set_aside(paths: OutputPaths, stamp: str) -> None:
+    for path in (paths.out, paths.partial):
+        if path.exists():
+            path.rename(path.with_name(f"{path.name}.bak-{stamp}"))
+    set_spills_aside(paths.partial, spill_directories(os.environ), stamp)
+    sync_directory(paths.directory)

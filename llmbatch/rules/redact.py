@@ -1,0 +1,146 @@
+"""The key stays home: taken out of whatever a server repeats, before it reaches a file, a screen or a log.
+
+Servers and proxies echo what they were sent: as it is, as JSON or a URL or HTML writes it, in base64 or in hex, and
+all of it cut anywhere. A failure is searched for every spelling. In a good answer only the key itself is looked for:
+the answer is the model's, and it is on the fast path.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from llmbatch.records import Failure, Reply
+
+PLACEHOLDER = "[key]"
+# A dummy key ("test", "none") must not eat words.
+MIN_KEY_CHARS = 8
+
+# Half an escape may stand before the end of a cut text; excerpts end in "…".
+_CUT = re.compile(r"(?i:\\{1,4}(?:u[0-9a-f]{0,3}|x[0-9a-f]?)?|%[0-9a-f]{0,5}|&#?x?[0-9a-f]{0,6})?(?=…|\Z)")
+
+
+class Redactor:
+    """Takes ``keys`` out of texts. Keys of fewer than MIN_KEY_CHARS characters are not looked for."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = [key for key in dict.fromkeys(keys) if len(key) >= MIN_KEY_CHARS]
+        self._spellings = [spelling for key in self._keys for spelling in _spellings(key)]
+
+    def text(self, text: str) -> str:
+        """``text`` without any key, in any spelling, nor a beginning of one (8 characters or more) at a cut."""
+        text = self.exact(text)
+        for spelling in self._spellings:
+            text = spelling.removed_from(text)
+        return text
+
+    def failure(self, failure: Failure) -> Failure:
+        """``failure`` with no key in any of its texts."""
+        if not self._keys:
+            return failure
+        return replace(
+            failure,
+            type=self.text(failure.type),
+            message=self.text(failure.message),
+            body=failure.body and self.text(failure.body),
+            request_id=failure.request_id and self.text(failure.request_id),
+        )
+
+    def reply(self, reply: Reply) -> Reply:
+        """``reply`` without the exact key; all but always it is ``reply`` itself."""
+        parts = (reply.output, reply.tool_calls, reply.reasoning, reply.model, reply.finish_reason)
+        for key in self._keys:
+            for part in parts:
+                if part is not None and _holds(part, key):
+                    return self._without_key(reply)
+        return reply
+
+    def exact(self, value: Any) -> Any:
+        """A JSON value without the exact key in any of its strings."""
+        if isinstance(value, str):
+            for key in self._keys:
+                value = value.replace(key, PLACEHOLDER)
+            return value
+        if isinstance(value, dict):
+            return {self.exact(name): self.exact(member) for name, member in value.items()}
+        if isinstance(value, list):
+            return [self.exact(member) for member in value]
+        return value
+
+    def _without_key(self, reply: Reply) -> Reply:
+        return replace(
+            reply,
+            output=self.exact(reply.output),
+            tool_calls=self.exact(reply.tool_calls),
+            reasoning=self.exact(reply.reasoning),
+            model=self.exact(reply.model),
+            finish_reason=self.exact(reply.finish_reason),
+        )
+
+
+class _Spelling:
+    """One way to write a key, each character of it as it is or escaped; ``fewest`` characters betray it at a cut."""
+
+    def __init__(self, text: str, fewest: int) -> None:
+        self._start = re.compile("".join(map(_any_form, text[:fewest])))
+        self._rest = [_compiled(char) for char in text[fewest:]]
+
+    def removed_from(self, text: str) -> str:
+        kept, done, position = [], 0, 0
+        while (found := self._start.search(text, position)) is not None:
+            end = self._end(text, found.end())
+            position = found.start() + 1 if end is None else end
+            if end is not None:
+                kept += [text[done : found.start()], PLACEHOLDER]
+                done = end
+        return "".join([*kept, text[done:]]) if kept else text
+
+    def _end(self, text: str, position: int) -> int | None:
+        """Where the key ends that begins before ``position``; None if it is another text."""
+        for char in self._rest:
+            found = char.match(text, position)
+            if found is None:
+                cut = _CUT.match(text, position)
+                return None if cut is None else cut.end()
+            position = found.end()
+        return position
+
+
+def _holds(value: Any, key: str) -> bool:
+    if isinstance(value, str):
+        return key in value
+    if isinstance(value, dict):
+        return any(_holds(name, key) or _holds(member, key) for name, member in value.items())
+    return isinstance(value, list) and any(_holds(member, key) for member in value)
+
+
+def _spellings(key: str) -> Iterator[_Spelling]:
+    raw = key.encode()
+    texts = [key, raw.hex(), raw.hex().upper()]
+    for offset in range(3):  # base64 depends on where in its text the key begins
+        texts += [_core(encode(bytes(offset) + raw), offset, len(raw)) for encode in (b64encode, urlsafe_b64encode)]
+    for text in dict.fromkeys(texts):
+        yield _Spelling(text, -(-MIN_KEY_CHARS * len(text) // len(key)))
+
+
+def _core(encoded: bytes, offset: int, length: int) -> str:
+    """The characters of a base64 text that hold bits of the key and no others."""
+    return encoded[-(-offset * 8 // 6) : (offset + length) * 8 // 6].decode()
+
+
+def _any_form(char: str) -> str:
+    r"""A pattern: ``/``, ``\/``, ``\u002f``, ``\x2f``, ``%2F``, ``&#47;``, ``&#x2f;``; escapes may be escaped again."""
+    code = f"(?i:{ord(char):02x})"
+    return (
+        rf"(?:\\{{1,4}}(?:u00|x){code}|%(?:25){{0,2}}{code}|&#(?:[xX]0{{0,4}}{code}|0{{0,4}}{ord(char)});"
+        rf"|\\{{0,4}}{re.escape(char)})"
+    )
+
+
+@lru_cache(maxsize=128)
+def _compiled(char: str) -> re.Pattern[str]:
+    return re.compile(_any_form(char))

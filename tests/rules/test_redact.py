@@ -1,0 +1,138 @@
+"""No spelling of the key leaves a failure; a good answer loses the key itself and nothing else."""
+
+from __future__ import annotations
+
+import html
+import json
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable
+from dataclasses import replace
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmbatch.records import Failure, Reply, Usage
+from llmbatch.rules.redact import MIN_KEY_CHARS, PLACEHOLDER, Redactor
+
+KEY = "sk-canary/0123+456789=="
+FAILURE = Failure("permanent", "bad", "no")
+REPLY = Reply("a", "stop", "m", Usage(), [{"function": {"arguments": "{}"}}], "r")
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "exact": lambda key: key,
+    "json slash": lambda key: key.replace("/", "\\/"),
+    "json in json": lambda key: json.dumps(json.dumps(key).replace("/", "\\/"))[3:-3],
+    "unicode escapes": lambda key: "".join(f"\\u{ord(char):04X}" for char in key),
+    "escaped escapes": lambda key: "".join(f"\\\\u{ord(char):04x}" for char in key),
+    "some escapes": lambda key: "".join(f"\\u{ord(char):04x}" if i % 3 else char for i, char in enumerate(key)),
+    "hex escapes": lambda key: "".join(f"\\x{ord(char):02x}" for char in key),
+    "url": lambda key: quote(key, safe=""),
+    "url plus": quote_plus,
+    "url twice": lambda key: quote(quote(key, safe=""), safe=""),
+    "url, all of it": lambda key: "".join(f"%{ord(char):02x}" for char in key),
+    "html": lambda key: "".join(f"&#{ord(char)};" for char in key),
+    "html hex": lambda key: "".join(f"&#x{ord(char):X};" for char in key),
+    "html escaped": html.escape,
+    "hex": lambda key: key.encode().hex(),
+    "HEX": lambda key: key.encode().hex().upper(),
+    "base64": lambda key: b64encode(key.encode()).decode(),
+    "base64 + 1": lambda key: b64encode(b"x" + key.encode()).decode(),
+    "base64 + 2": lambda key: b64encode(b"u:" + key.encode() + b"\n").decode(),
+    "base64 for urls": lambda key: urlsafe_b64encode(b">?" + key.encode()).decode(),
+    "base64 in json": lambda key: b64encode(key.encode()).decode().replace("/", "\\/"),
+    "base64 in a url": lambda key: quote(b64encode(b"?" + key.encode()).decode(), safe=""),
+}
+every_spelling = pytest.mark.parametrize("spell", SPELLINGS.values(), ids=list(SPELLINGS))
+KEYS = st.text(st.sampled_from("abcXYZ019-_./+=:~"), min_size=16, max_size=200)
+
+
+def hidden(text: str, told: str) -> bool:
+    """Whether ``told`` keeps no 8 characters of the spelling in a row (base64 may keep half a byte at the ends)."""
+    return not any(text[start : start + 8] in told for start in range(len(text) - 7))
+
+
+@every_spelling
+def test_no_spelling_of_the_key_is_left(spell: Callable[[str], str]) -> None:
+    text = spell(KEY)
+    told = Redactor([KEY]).text(f"the key '{text}' is wrong, really: {text}")
+    assert told.count(PLACEHOLDER) == 2
+    assert told.startswith("the key '") and "' is wrong, really: " in told
+    assert hidden(text.strip("="), told)
+
+
+@every_spelling
+def test_no_beginning_of_eight_characters_is_left_at_a_cut(spell: Callable[[str], str]) -> None:
+    redactor = Redactor([KEY])
+    text = spell(KEY)
+    per_char = len(text) / len(KEY)
+    for end in range(int((MIN_KEY_CHARS + 3) * per_char) + 6, len(text) + 1):
+        for tail in ("", "…"):
+            told = redactor.text(f"wrong key: {text[:end]}{tail}")
+            assert told.startswith("wrong key: ") and told.endswith(tail), end
+            assert PLACEHOLDER in told, (end, told)
+            assert hidden(text[:end].strip("="), told), (end, told)
+
+
+@given(KEYS, st.sampled_from(list(SPELLINGS.values())), st.text(max_size=20), st.text(max_size=20))
+def test_any_key_anywhere_in_any_spelling(key: str, spell: Callable[[str], str], before: str, after: str) -> None:
+    assert PLACEHOLDER in Redactor([key]).text(f"{before}{spell(key)}{after}")
+
+
+@given(st.text(st.characters(exclude_characters="cC"), max_size=300))
+def test_a_text_without_the_key_stays_as_it_is(text: str) -> None:
+    assert Redactor(["canarycanary"]).text(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sk-canary is how this key begins, and this goes on",  # a beginning counts only at a cut
+        "sk-cana",
+        "",
+        "%%%%\\\\\\\\&&&&####" * 50,
+    ],
+)
+def test_what_only_looks_like_the_key_stays(text: str) -> None:
+    told = Redactor([KEY + "x" * 20]).text(text)
+    assert told == text
+
+
+@pytest.mark.parametrize("key", ["test", "", "none", "1234567"])
+def test_a_short_dummy_key_eats_no_words(key: str) -> None:
+    redactor = Redactor([key])
+    assert redactor.text("a test: none of 1234567") == "a test: none of 1234567"
+    assert redactor.failure(FAILURE) is FAILURE
+
+
+def test_a_key_that_repeats_its_beginning_is_found_all_the_same() -> None:
+    key = "sk-sk-sk-sk-SECRET"
+    assert Redactor([key]).text(f"sk-sk-sk-{key}!") == f"sk-sk-sk-{PLACEHOLDER}!"
+
+
+def test_every_key_of_several_is_taken_out() -> None:
+    assert Redactor(["first-key-1", "other-key-2"]).text("first-key-1, other-key-2") == "[key], [key]"
+
+
+@pytest.mark.parametrize("name", ["type", "message", "body", "request_id"])
+def test_no_text_of_a_failure_is_forgotten(name: str) -> None:
+    told = Redactor([KEY]).failure(replace(FAILURE, **{name: f"a {quote(KEY, safe='')} b"}))
+    assert told == replace(FAILURE, **{name: "a [key] b"})
+
+
+def test_a_good_answer_loses_the_exact_key_wherever_it_stands() -> None:
+    redactor = Redactor([KEY])
+    for name, value, clean in [
+        ("output", f"it is {KEY}.", "it is [key]."),
+        ("reasoning", KEY, "[key]"),
+        ("model", KEY, "[key]"),
+        ("finish_reason", KEY, "[key]"),
+        ("tool_calls", [{KEY: [f"<{KEY}>", 7, None]}], [{"[key]": ["<[key]>", 7, None]}]),
+    ]:
+        assert redactor.reply(replace(REPLY, **{name: value})) == replace(REPLY, **{name: clean})
+
+
+def test_a_good_answer_is_otherwise_left_alone() -> None:
+    reply = replace(REPLY, output=f"{KEY[:-1]} {quote(KEY, safe='')}")
+    assert Redactor([KEY]).reply(reply) is reply
