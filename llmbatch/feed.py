@@ -164,7 +164,7 @@ class Reading:
 _NEW = decide(None, row=0, key=None, on_change="refuse")
 
 
-class Desk(Protocol):
+class NotSent(Protocol):
     """Who deals with the rows that are not sent."""
 
     def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None) -> None:
@@ -183,7 +183,7 @@ class Desk(Protocol):
 class RowFeed:
     """Jobs for the scheduler. Rows that are not sent go to the desk on the way."""
 
-    def __init__(self, reading: Reading, desk: Desk, *, include_input: bool, ready: Callable[[], Any]) -> None:
+    def __init__(self, reading: Reading, desk: NotSent, *, include_input: bool, ready: Callable[[], Any]) -> None:
         self._reading = reading
         self._desk = desk
         self._include_input = include_input

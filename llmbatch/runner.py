@@ -6,32 +6,29 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
-from hashlib import blake2b
-from pathlib import Path
+from datetime import datetime
 from typing import Any, TypeVar
 
-from llmbatch._version import __version__
+from llmbatch.desk import Desk
 from llmbatch.errors import InternalError, OptionsError, StorageError
-from llmbatch.events import Event, Listener, Notice, RowEnded, RowKept, RunEnded, RunStarted
-from llmbatch.feed import Reading, Rendered, RowFeed
+from llmbatch.events import Event, Listener, Notice, RowKept, RunEnded, RunStarted
+from llmbatch.feed import Reading, RowFeed
 from llmbatch.files.readers import InputFile, open_input
 from llmbatch.files.recovered import Recovered
-from llmbatch.files.results import result_line
 from llmbatch.files.spill import spill_directories, state_directory
+from llmbatch.manifest import manifest, pipe_identity
 from llmbatch.opening import look_at_file, look_at_stdout, open_file_output, open_stdout_output, refuse_streams
 from llmbatch.options import STDIO, RunOptions
 from llmbatch.output import Output
 from llmbatch.plan import Planned, plan, refuse_changes
 from llmbatch.providers.target import resolve
-from llmbatch.records import BadRow, Failure, Reply, Result, Stopped, Trace
+from llmbatch.records import Stopped
 from llmbatch.rules.fingerprint import Fingerprinter
 from llmbatch.rules.request import RequestBuilder
-from llmbatch.scheduler import Job, folded
 from llmbatch.sender import PROVIDER_STOPPED, Sender
-from llmbatch.stopping import Stop, StopReason
+from llmbatch.stopping import Stop
 from llmbatch.summary import Snapshot, Summary
 from llmbatch.tally import Tally
 
@@ -52,12 +49,9 @@ class Run:
             model=self._target.model, template=options.template, system=options.system, params=options.params
         )
         self._fingerprint = Fingerprinter(self._target.url)
-        self._disk_error: StorageError | None = None
-        self._answered = 0
-        self._unwritten: set[asyncio.Future[None]] = set()
+        self._desk = Desk(self._stop, self._tell, include_input=options.include_input)
         self._output: Output
         self._sender: Sender
-        self._feed: RowFeed
 
     @property
     def model(self) -> str | None:
@@ -85,18 +79,19 @@ class Run:
                 return self._stopped_early(command)
             if planned is not None and planned.nothing_to_do and self._output.sealed:
                 return self._already_complete(planned, command)
-            await self._output.begin(self._manifest())
+            await self._output.begin(manifest(self.options, self._target))
             self._tell_start(source, planned)
             reading = self._reading(source, self._output.recovered)
             self._stop.when_requested(reading.interrupt)
             self._stop.when_abandoned(self._output.abandon)
-            self._feed = RowFeed(reading, self, include_input=self.options.include_input, ready=self._output.room)
+            feed = RowFeed(reading, self._desk, include_input=self.options.include_input, ready=self._output.room)
+            self._desk.open(self._output, feed)
             try:
-                await self._sender.send(self._feed, self._finish)
+                await self._sender.send(feed, self._desk.finish)
             except BaseException:
                 await self._save_what_came()
                 raise
-            return await self._end(reading, command)
+            return await self._end(reading, feed.taken - self._desk.answered, command)
 
     async def rehearse(self) -> tuple[Planned, list[str]]:
         """Everything of ``execute`` up to the first request: the plan, and what there is to warn of."""
@@ -155,49 +150,22 @@ class Run:
     def _lock_output(self, source: InputFile) -> Output:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         if not self._to_stdout:
-            return open_file_output(self.options, self._disk_failed, stamp)
+            return open_file_output(self.options, self._desk.disk_failed, stamp)
         return open_stdout_output(
             self.options,
             state_directory(os.environ),
-            self._identity(source),
-            self._disk_failed,
-            self._stdout_failed,
+            pipe_identity(self.options, self._target, source.first_line),
+            self._desk.disk_failed,
+            self._desk.stdout_failed,
             stamp,
         )
 
     def _look_at_output(self, source: InputFile) -> Recovered | None:
         if not self._to_stdout:
             return look_at_file(self.options)
-        return look_at_stdout(self.options, state_directory(os.environ), self._identity(source))
-
-    def _identity(self, source: InputFile) -> dict[str, Any]:
-        """What tells a run to standard output from others."""
-        return {
-            **self._settings(),
-            "input": self.options.input,
-            "directory": _working_directory(),
-            "first_line": blake2b(source.first_line, digest_size=8).hexdigest(),
-        }
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "provider": "sim" if self._target.simulated else self._target.origin,
-            "model": self.model,
-            "api": self._target.provider.name,
-            "endpoint": self._target.url,
-            "template_hash": _hash(self.options.template),
-            "system_hash": _hash(self.options.system),
-            "params": dict(self.options.params),
-        }
-
-    def _manifest(self) -> dict[str, Any]:
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        return {
-            "version": __version__,
-            "started": started,
-            **self._settings(),
-            "input": _described(self.options.input),
-        }
+        return look_at_stdout(
+            self.options, state_directory(os.environ), pipe_identity(self.options, self._target, source.first_line)
+        )
 
     # Continuing
 
@@ -212,7 +180,7 @@ class Run:
             self._tell(Notice("info", f"reading all of standard input first, {self._why_first()}"))
             source = await source.spool(spill_directories(os.environ)[-1])
         planned = await plan(self._reading(source.reopen(), recovered))
-        refuse_changes(planned, recovered, self._manifest())
+        refuse_changes(planned, recovered, manifest(self.options, self._target))
         for sentence in planned.sentences(len(recovered)):
             self._tell(Notice("info", sentence))
         return source, planned
@@ -262,8 +230,6 @@ class Run:
             rows=0, pending=0, exit_code=reason.exit_code, input_complete=False, next_command=command
         )
 
-    # Rows on their way
-
     def _tell_start(self, source: InputFile, planned: Planned | None) -> None:
         self._tell(
             RunStarted(
@@ -278,47 +244,6 @@ class Run:
         )
         self.started = True
 
-    def _finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> asyncio.Future[None]:
-        """From here to the journal there is no await: an answer that is in memory is written. Done when it is."""
-        result = folded(job, outcome, trace)
-        self._answered += 1
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unwritten.add(written)
-        self._put(result, written)
-        if self._disk_error is not None:
-            self._give_up_waiting()
-        return written
-
-    def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None) -> None:
-        """A row that can not be sent becomes an error line."""
-        failure = Failure("permanent", bad.type, bad.reason)
-        shown = fields if self.options.include_input else None
-        self._put(Result(bad.index, bad.id, None, None, failure, 0, None, None, None, input=shown))
-
-    def keep(self, rendered: Rendered) -> None:
-        """A row that an earlier run finished."""
-        assert rendered.recorded is not None, "only a recorded row is kept"
-        self._output.keep(rendered.row.index, rendered.recorded, reappend=rendered.decision.reappend)
-        self._tell(RowKept(ok=True, input_offset=self._feed.offset))
-
-    def broken(self, error: StorageError) -> None:
-        """The input can not be read on: what is in flight is waited for, and written."""
-        self._disk_failed(error)
-
-    def _put(self, result: Result, written: asyncio.Future[None] | None = None) -> None:
-        def done() -> None:
-            self._tell(RowEnded(result, self._feed.offset))
-            if written is not None:
-                self._unwritten.discard(written)
-                _set(written)
-
-        self._output.put(result.row, result_line(result), done)
-
-    def _give_up_waiting(self) -> None:
-        """The disk failed: nobody need wait for it; the journal saves elsewhere what it was given."""
-        while self._unwritten:
-            _set(self._unwritten.pop())
-
     # Ending
 
     async def _save_what_came(self) -> None:
@@ -327,12 +252,11 @@ class Run:
         with contextlib.suppress(StorageError):
             await self._output.close()
 
-    async def _end(self, reading: Reading, command: str | None) -> Summary:
+    async def _end(self, reading: Reading, pending: int, command: str | None) -> Summary:
         try:
             await self._output.close()
         except StorageError as error:
-            self._disk_failed(error)
-        pending = self._feed.taken - self._answered
+            self._desk.disk_failed(error)
         complete = reading.exhausted and not pending and self._output.delivered and not self._failed_as_a_whole
         for warning in reading.warnings:
             self._tell(Notice("warning", warning))
@@ -349,7 +273,7 @@ class Run:
             output=STDIO if self._to_stdout else self._output.name + ("" if complete else ".partial"),
             next_command=command if code else None,
         )
-        if not summary.adds_up and self._disk_error is None:
+        if not summary.adds_up and self._desk.disk_error is None:
             raise InternalError(f"the counts do not add up: {summary.to_json()}; please report this")
         return summary
 
@@ -358,28 +282,15 @@ class Run:
         """The disk failed; or the provider refused every row there is, and they are to be asked again."""
         reason = self._stop.reason
         refused = reason is not None and reason.exit_code == PROVIDER_STOPPED
-        return self._disk_error is not None or (refused and self.tally.ok + self.tally.kept_ok == 0)
+        return self._desk.disk_error is not None or (refused and self.tally.ok + self.tally.kept_ok == 0)
 
     def _exit_code(self, complete: bool, reading: Reading) -> int:
-        if self._disk_error is not None:
-            return self._disk_error.exit_code
+        if self._desk.disk_error is not None:
+            return self._desk.disk_error.exit_code
         reason = self._stop.reason
         if reason is not None and not complete:
             return reason.exit_code
         return 1 if self.tally.failed or reading.source.truncated else 0
-
-    def _disk_failed(self, error: StorageError) -> None:
-        if self._disk_error is None:
-            self._disk_error = error
-            self._give_up_waiting()
-            self._tell(Notice("warning", str(error)))
-            self._stop.request(StopReason("the disk failed", error.exit_code))
-
-    def _stdout_failed(self, error: OSError) -> None:
-        if isinstance(error, BrokenPipeError | ConnectionResetError):
-            self._stop.request(StopReason("nobody reads standard output any more", 141))
-        else:
-            self._disk_failed(StorageError(f"cannot write standard output: {error.strerror}"))
 
     def _tell(self, event: Event) -> None:
         self.tally(event)
@@ -389,30 +300,3 @@ class Run:
 
 def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _hash(text: str | None) -> str | None:
-    return None if text is None else blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-def _working_directory() -> str | None:
-    try:
-        return str(Path.cwd())
-    except FileNotFoundError:  # deleted; whoever pipes rows through does not need it
-        return None
-
-
-def _described(path: str) -> dict[str, Any]:
-    """Enough of an input file to say later that it is another one."""
-    if path == STDIO:
-        return {"path": STDIO}
-    try:
-        status = Path(path).stat()
-    except OSError:  # removed since it was opened; it is read all the same
-        return {"path": path}
-    return {"path": path, "size": status.st_size, "mtime": status.st_mtime}

@@ -33,6 +33,8 @@ LEVEL = {
     "output": 5,
     "sender": 5,
     "opening": 6,
+    "manifest": 4,
+    "desk": 6,
     "plan": 6,
     "rows": 6,
     "runner": 7,

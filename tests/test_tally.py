@@ -211,7 +211,8 @@ def test_names_of_the_json_summary_are_stable(tally: Tally) -> None:
     answers(tally, 1)
     names = tally.summary(rows=1, pending=0, exit_code=0).to_json()
     assert " ".join(names) == (
-        "exit_code rows ok failed skipped pending ok_before failed_before input_complete input_truncated requests retries rate_limited"
+        "exit_code rows ok failed skipped pending ok_before failed_before input_complete input_truncated"
+        " requests retries rate_limited"
         " ambiguous maybe_billed_twice adds_up wall_s rows_per_s latency_s first_token_s input_tokens output_tokens"
         " cached_input_tokens reasoning_tokens answers_without_usage cost_usd answers_without_price errors"
         " finish_reasons binding_shares output next_command notices"

@@ -226,4 +226,5 @@ def _no_model() -> RowError:
 def _no_prompt(fields: Mapping[str, Any]) -> str:
     if "input" in fields:
         return "no 'prompt' or 'messages' ('input', for embeddings, is not supported yet)"
-    return f"no 'prompt' or 'messages'; the row has: {names(list(map(str, fields)))}; --template 'text {{{{ field }}}}' uses them"
+    has = names(list(map(str, fields)))
+    return f"no 'prompt' or 'messages'; the row has: {has}; --template 'text {{{{ field }}}}' uses them"

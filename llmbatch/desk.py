@@ -1,0 +1,97 @@
+"""What becomes of each row: its line is handed to the output, and when it is written there, the row is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from llmbatch.errors import StorageError
+from llmbatch.events import Listener, Notice, RowEnded, RowKept
+from llmbatch.feed import Rendered, RowFeed
+from llmbatch.files.results import result_line
+from llmbatch.output import Output
+from llmbatch.records import BadRow, Failure, Reply, Result, Trace
+from llmbatch.scheduler import Job, folded
+from llmbatch.stopping import Stop, StopReason
+
+
+class Desk:
+    """Between the feed and the sender on one side and the output on the other. Owned by the run's loop.
+
+    ``answered`` counts the outcomes of jobs; ``disk_error`` is what made the output fail, if it did.
+    """
+
+    def __init__(self, stop: Stop, tell: Listener, *, include_input: bool) -> None:
+        self.answered = 0
+        self.disk_error: StorageError | None = None
+        self._stop = stop
+        self._tell = tell
+        self._include_input = include_input
+        self._unwritten: set[asyncio.Future[None]] = set()
+        self._output: Output
+        self._feed: RowFeed
+
+    def open(self, output: Output, feed: RowFeed) -> None:
+        """Before the first row."""
+        self._output, self._feed = output, feed
+
+    def finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> asyncio.Future[None]:
+        """From here to the journal there is no await: an answer that is in memory is written. Done when it is."""
+        self.answered += 1
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwritten.add(written)
+        self._put(folded(job, outcome, trace), written)
+        if self.disk_error is not None:
+            self._give_up_waiting()
+        return written
+
+    def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None) -> None:
+        """A row that can not be sent becomes an error line."""
+        failure = Failure("permanent", bad.type, bad.reason)
+        shown = fields if self._include_input else None
+        self._put(Result(bad.index, bad.id, None, None, failure, 0, None, None, None, input=shown))
+
+    def keep(self, rendered: Rendered) -> None:
+        """A row that an earlier run finished."""
+        assert rendered.recorded is not None, "only a recorded row is kept"
+        self._output.keep(rendered.row.index, rendered.recorded, reappend=rendered.decision.reappend)
+        self._tell(RowKept(ok=True, input_offset=self._feed.offset))
+
+    def broken(self, error: StorageError) -> None:
+        """The input can not be read on: what is in flight is waited for, and written."""
+        self.disk_failed(error)
+
+    def disk_failed(self, error: StorageError) -> None:
+        """The output, or the input, can not be used any more."""
+        if self.disk_error is None:
+            self.disk_error = error
+            self._give_up_waiting()
+            self._tell(Notice("warning", str(error)))
+            self._stop.request(StopReason("the disk failed", error.exit_code))
+
+    def stdout_failed(self, error: OSError) -> None:
+        """A reader that is gone is no fault of anybody; anything else is the disk's."""
+        if isinstance(error, BrokenPipeError | ConnectionResetError):
+            self._stop.request(StopReason("nobody reads standard output any more", 141))
+        else:
+            self.disk_failed(StorageError(f"cannot write standard output: {error.strerror}"))
+
+    def _put(self, result: Result, written: asyncio.Future[None] | None = None) -> None:
+        def done() -> None:
+            self._tell(RowEnded(result, self._feed.offset))
+            if written is not None:
+                self._unwritten.discard(written)
+                _set(written)
+
+        self._output.put(result.row, result_line(result), done)
+
+    def _give_up_waiting(self) -> None:
+        """Nobody need wait for a disk that failed; the journal saves elsewhere what it was given."""
+        while self._unwritten:
+            _set(self._unwritten.pop())
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
