@@ -9,10 +9,9 @@ import orjson
 
 from llmbatch.files.lines import BOM
 from llmbatch.records import BadRow, Line, Row
+from llmbatch.rules.nesting import MAX_NESTING, nests_too_deeply
 from llmbatch.rules.reasons import RowError, excerpt, kind_of
 
-# orjson writes at most 254 levels; a request puts a few of its own around the row.
-MAX_NESTING = 200
 # Both JSON parsers keep the last of two equal keys; for these that could send what nobody meant.
 _ONCE = ("id", "custom_id", "messages", "model", "prompt")
 _ONCE_QUOTED = tuple(f'"{key}"'.encode() for key in _ONCE)
@@ -60,7 +59,7 @@ def _fields(line: Line) -> dict[str, Any]:
         return {"prompt": value}
     if type(value) is not dict:
         raise RowError(f"a row must be an object or a string, not {kind_of(value)}: {_shown(data)}")
-    if data.count(b"[") + data.count(b"{") > MAX_NESTING and _nests_deeper(value, MAX_NESTING):
+    if nests_too_deeply(value, data):
         raise RowError(f"nested deeper than {MAX_NESTING} levels: {_shown(data)}")
     if _LONG_NUMBER in data.translate(_DIGITS_TO_ZERO) or _may_repeat_keys(data):
         return _parsed_exactly(data)
@@ -120,20 +119,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             if keys.count(key) > 1:
                 raise RowError(f"'{key}' stands {keys.count(key)} times in one object")
     return members
-
-
-def _nests_deeper(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) in (dict, list)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _why_not_json(line: Line, data: bytes, error: orjson.JSONDecodeError) -> str:

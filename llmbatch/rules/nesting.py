@@ -1,4 +1,7 @@
-"""How deep may JSON nest? Deeper than any use of it, and less than what its writers bear (254 levels, orjson)."""
+"""How deep may JSON nest? Deeper than any use of it, and less than what its writers bear.
+
+orjson writes at most 254 levels; a request puts a few of its own around the row, a result around the answer.
+"""
 
 from __future__ import annotations
 
