@@ -59,7 +59,7 @@ def stream(
     A row is a string (the prompt) or a mapping, as a line of an input file. ``async for`` over it with a slow body
     slows the sending down. Nothing is kept: what was paid for is yours once you have it.
     """
-    for name in ("output", "restart", "on_change", "order", "limit"):
+    for name in ("output", "restart", "on_change", "order", "limit", "include_input", "input_format"):
         if name in settings:
             raise OptionsError(f"stream() writes no file and takes no {name!r}")
     return stream_rows(rows, RunOptions(input="-", **settings), listen, stop or Stop())

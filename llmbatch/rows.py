@@ -128,13 +128,17 @@ class _Feed:
     async def refill(self) -> bool:
         while True:
             await self._room()
-            fields = await anext(self._rows, None)
-            if fields is None:
+            fields = await anext(self._rows, _END)
+            if fields is _END:
                 return False
             self._index += 1
             self._next = self._job(_row(fields, self._index))
             if self._next is not None:
                 return True
+
+
+# None may be a row, though a bad one.
+_END: Any = object()
 
 
 async def _each(

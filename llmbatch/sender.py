@@ -160,7 +160,7 @@ class Sender:
             options = sim_options_from({name: str(value) for name, value in self._options.sim.items()})
         except ValueError as error:
             raise OptionsError(f"--sim {error}") from error
-        return replace(options, port=0)
+        return replace(options, port=0, drain_s=0.0)  # when it ends, all that is wanted has been answered
 
     async def _start_simulator(self, stack: AsyncExitStack) -> str:
         from llmbatch.sim.server import SimServer

@@ -246,3 +246,26 @@ async def test_row_that_json_can_not_hold_is_a_failed_row_and_the_others_go_on()
     by_row = {result.row: result async for result in llmbatch.stream(rows, model="sim/x")}
     assert sorted(by_row) == [1, 2, 3, 4]
     assert by_row[1].ok and by_row[4].ok and not by_row[2].ok
+
+
+async def test_row_that_is_none_does_not_pass_for_the_end() -> None:
+    rows: list[Any] = ["one", None, "three"]
+    with pytest.raises(LlmbatchError, match="row 2 is a NoneType"):
+        async for _ in llmbatch.stream(rows, model="sim/x"):
+            pass
+
+
+def test_second_ctrl_c_does_not_wait_for_the_simulator(rows: str) -> None:
+    stop = Stop()
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        running = asyncio.create_task(llmbatch.arun(rows, model="sim/x", sim={"latency": "30"}, stop=stop))
+        await asyncio.sleep(0.1)
+        stop.request(StopReason("once", 130))
+        stop.abandon()
+        began_s = loop.time()
+        assert (await running).exit_code == 130
+        return loop.time() - began_s
+
+    assert asyncio.run(main()) < 1

@@ -117,7 +117,7 @@ class Limiter:
             self._pump()
 
     def _wait_s(self) -> float:
-        if self._pace is None and self.gate.ramp is None:
+        if self._pace is None and self.gate.closings == 0:
             return 0.0
         now_s = self._clock()
         paced_s = self._pace.wait_s(now_s) if self._pace is not None else 0.0

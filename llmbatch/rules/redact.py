@@ -25,22 +25,26 @@ _CUT = re.compile(r"(?i:\\{1,4}(?:u[0-9a-f]{0,3}|x[0-9a-f]?)?|%[0-9a-f]{0,5}|&#?
 
 
 class Redactor:
-    """Takes ``keys`` out of texts. Keys of fewer than MIN_KEY_CHARS characters are not looked for."""
+    """Takes ``keys`` out of texts. Of keys of fewer than MIN_KEY_CHARS characters only ``Bearer KEY`` is looked for."""
 
     def __init__(self, keys: Iterable[str]) -> None:
+        keys = list(keys)
+        self._short = [f"Bearer {key}" for key in keys if 0 < len(key) < MIN_KEY_CHARS]
         self._keys = [key for key in dict.fromkeys(keys) if len(key) >= MIN_KEY_CHARS]
         self._spellings = [spelling for key in self._keys for spelling in _spellings(key)]
 
     def text(self, text: str) -> str:
         """``text`` without any key, in any spelling, nor a beginning of one (8 characters or more) at a cut."""
         text = self.exact(text)
+        for header in self._short:
+            text = text.replace(header, f"Bearer {PLACEHOLDER}")
         for spelling in self._spellings:
             text = spelling.removed_from(text)
         return text
 
     def failure(self, failure: Failure) -> Failure:
         """``failure`` with no key in any of its texts."""
-        if not self._keys:
+        if not self._keys and not self._short:
             return failure
         return replace(
             failure,

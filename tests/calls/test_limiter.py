@@ -343,3 +343,24 @@ def test_a_clock_that_moves_between_two_looks_strands_nobody(virtually: Virtuall
                 assert await bench.one(str(number)) is PONG
 
     virtually(main())
+
+
+def test_a_late_retry_after_holds_also_when_the_ramp_is_over(virtually: Virtually) -> None:
+    """One of two requests is slow to say 5 s; the other's pause is over, and its ramp as wide as the window."""
+
+    def answer(sent: Sent) -> tuple[float, Reply | Failure]:
+        if sent.name == "slow":
+            return 1.5, replace(LIMITED, retry_after_s=5.0)
+        return (0.0, replace(LIMITED, retry_after_s=1.0)) if sent.name == "quick" else (0.5, PONG)
+
+    async def main() -> None:
+        bench = Bench(answer, window=2)
+        early = asyncio.gather(bench.one("slow"), bench.one("quick"))
+        await asyncio.sleep(0.1)
+        probe = asyncio.create_task(bench.one("probe"))
+        await early
+        await probe
+        await bench.one("next")
+        assert bench.script.sent[-1].name == "next" and bench.script.times_s[-1] >= 6.5
+
+    virtually(main())

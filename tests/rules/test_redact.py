@@ -103,7 +103,7 @@ def test_what_only_looks_like_the_key_stays(text: str) -> None:
 def test_a_short_dummy_key_eats_no_words(key: str) -> None:
     redactor = Redactor([key])
     assert redactor.text("a test: none of 1234567") == "a test: none of 1234567"
-    assert redactor.failure(FAILURE) is FAILURE
+    assert redactor.failure(FAILURE) == FAILURE
 
 
 def test_a_key_that_repeats_its_beginning_is_found_all_the_same() -> None:
@@ -136,3 +136,11 @@ def test_a_good_answer_loses_the_exact_key_wherever_it_stands() -> None:
 def test_a_good_answer_is_otherwise_left_alone() -> None:
     reply = replace(REPLY, output=f"{KEY[:-1]} {quote(KEY, safe='')}")
     assert Redactor([KEY]).reply(reply) is reply
+
+
+def test_of_a_short_key_only_its_header_is_taken_out() -> None:
+    """A dummy key must not eat words; but who echoes the header gives the key away."""
+    redactor = Redactor(["test"])
+    assert redactor.text("a test of Bearer test") == "a test of Bearer [key]"
+    failure = Failure("permanent", "invalid_api_key", "nope Bearer test")
+    assert redactor.failure(failure).message == "nope Bearer [key]"
