@@ -351,12 +351,12 @@ def test_a_late_retry_after_holds_also_when_the_ramp_is_over(virtually: Virtuall
     def answer(sent: Sent) -> tuple[float, Reply | Failure]:
         if sent.name == "slow":
             return 1.2, replace(LIMITED, retry_after_s=5.0)
-        return (0.0, replace(LIMITED, retry_after_s=1.0)) if sent.name == "quick" else (0.5, PONG)
+        return (0.1, replace(LIMITED, retry_after_s=1.0)) if sent.name == "quick" else (0.5, PONG)
 
     async def main() -> None:
         bench = Bench(answer, window=2)
         early = asyncio.gather(bench.one("slow"), bench.one("quick"))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         probe = asyncio.create_task(bench.one("probe"))
         await early
         await probe
