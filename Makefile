@@ -38,7 +38,7 @@ format: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-bench: $(READY)  ## the figures of benchmarks/README.md (nginx with its echo module, about 15 minutes)
+bench: $(READY)  ## the figures of benchmarks/RESULTS.md (nginx with its echo module, about 20 minutes)
 	$(BIN)/python -m benchmarks
 
 lock:  ## pin the tested set anew, with hashes
