@@ -36,7 +36,7 @@ def render_summary(summary: Summary, *, quiet: bool = False) -> str:
     Every string that is not ours is made safe for a terminal, and bounded.
     """
     if quiet:
-        parts = [] if summary.exit_code == 0 and summary.adds_up else [_headline(summary), _errors(summary)]
+        parts = [] if summary.exit_code in (0, 141) and summary.adds_up else [_headline(summary), _errors(summary)]
     else:
         parts = [_headline(summary), _figures(summary), _errors(summary), _notices(summary), _next(summary)]
     blocks = ["\n".join(lines) for part in parts if (lines := list(part))]

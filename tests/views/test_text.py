@@ -196,3 +196,7 @@ def test_a_name_with_a_dash_is_no_option() -> None:
 )
 def test_headline_says_what_happened(summary: Summary, words: str) -> None:
     assert render_summary(summary).splitlines()[0] == words
+
+
+def test_quiet_says_nothing_when_only_the_reader_left() -> None:
+    assert render_summary(replace(GOOD, exit_code=141), quiet=True) == ""
