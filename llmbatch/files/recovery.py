@@ -107,13 +107,17 @@ def _pass(path: Path) -> tuple[Recovered, _Tail]:
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     try:
-        return recovered, _read_through(recovered)
+        tail = _read_through(recovered)
     except OSError as error:
         recovered.close()
         raise StorageError(f"cannot read {path}: {error.strerror}; nothing was sent") from error
     except BaseException:
         recovered.close()
         raise
+    if twice := recovered.paid_twice:
+        answers = "1 answer was" if twice == 1 else f"{twice:,} answers were"
+        recovered.notices.append(f"{answers} paid for twice; the first one stands")
+    return recovered, tail
 
 
 def _read_through(recovered: Recovered) -> _Tail:

@@ -302,3 +302,15 @@ def test_output_that_is_not_made_from_the_journal_is_refused(paths, out):
         recover(paths)
     assert paths.partial.exists()
     assert paths.out.exists()
+
+
+def test_answer_that_was_paid_for_twice_is_told(paths):
+    journal(paths, MANIFEST, result(1), result(1, request_id="again"), result(2))
+    with recover(paths) as found:
+        assert found.notices == ["1 answer was paid for twice; the first one stands"]
+
+
+def test_nothing_is_told_where_nothing_was_paid_for_twice(paths):
+    journal(paths, MANIFEST, result(1, "error", error={}), result(1), result(2))
+    with recover(paths) as found:
+        assert found.notices == []
