@@ -98,13 +98,18 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def client_arguments(description: str | None) -> argparse.Namespace:
+    """What every client of these benchmarks is told: input, output, URL and concurrency."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("url")
     parser.add_argument("-c", "--concurrency", type=int, default=64)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = client_arguments(__doc__)
     raise_file_limit()
     gc.collect()
     gc.freeze()

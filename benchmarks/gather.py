@@ -5,7 +5,6 @@ python benchmarks/gather.py INPUT OUTPUT http://127.0.0.1:8080/v1/chat/completio
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 import uvloop
-from floor import chat_body, raise_file_limit, result_line
+from floor import chat_body, client_arguments, raise_file_limit, result_line
 
 
 async def ask(session: aiohttp.ClientSession, url: str, gate: asyncio.Semaphore, number: int, line: bytes) -> bytes:
@@ -35,12 +34,7 @@ async def run(input_path: Path, output_path: Path, url: str, concurrency: int) -
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("url")
-    parser.add_argument("-c", "--concurrency", type=int, default=64)
-    options = parser.parse_args()
+    options = client_arguments(__doc__)
     raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(options.input, options.output, options.url, options.concurrency))
