@@ -4,8 +4,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 READY := $(VENV)/.ready
+CAMPAIGNS := kill cut syscalls states servers signals stalls canary soak
 
-.PHONY: all install format lint types test demo bench clean lock help
+.PHONY: all install format lint types test demo bench campaigns clean lock help
 .DEFAULT_GOAL := all
 
 all: lint types test  ## format check, lint, types, tests
@@ -40,6 +41,12 @@ types: $(READY)
 
 bench: $(READY)  ## the figures of benchmarks/RESULTS.md (nginx with its echo module, about 20 minutes)
 	$(BIN)/python -m benchmarks
+
+campaigns: $(READY)  ## all long searches for a broken promise, and the table tests/campaigns/RESULTS.md (about two hours)
+	@for name in $(CAMPAIGNS); do $(BIN)/python tests/campaigns $$name || exit 1; done
+
+campaign-%: $(READY)
+	$(BIN)/python tests/campaigns $* $(ARGS)
 
 lock:  ## pin the tested set anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
