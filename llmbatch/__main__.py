@@ -18,7 +18,9 @@ def main() -> None:
         return
     gc.set_threshold(50_000)  # importing makes hundreds of thousands of objects and no garbage: 20 ms
     from llmbatch.cli.app import app
+    from llmbatch.cli.scrub import screen_streams
 
+    screen_streams()
     try:
         app(prog_name="llmbatch")
     except SystemExit as done:

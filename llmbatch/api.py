@@ -58,11 +58,12 @@ def stream(
 
     A row is a string (the prompt) or a mapping, as a line of an input file. ``async for`` over it with a slow body
     slows the sending down. Nothing is kept: what was paid for is yours once you have it.
+    However many rows fail, it goes on; with ``max_failures`` it raises ProviderStopped.
     """
     for name in ("output", "restart", "on_change", "order", "limit", "include_input", "input_format"):
         if name in settings:
             raise OptionsError(f"stream() writes no file and takes no {name!r}")
-    return stream_rows(rows, RunOptions(input="-", **settings), listen, stop or Stop())
+    return stream_rows(rows, RunOptions(input="-", **{"max_failures": "100%", **settings}), listen, stop or Stop())
 
 
 def _options(given: str | RunOptions, settings: Mapping[str, Any]) -> RunOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmbatch.errors import StorageError
@@ -15,19 +15,58 @@ from llmbatch.records import BadRow, Failure, Reply, Result, Trace
 from llmbatch.scheduler import Job, folded
 from llmbatch.stopping import Stop, StopReason
 
+# A number that falls is noted this much later; a busy run, which fills what it frees, then notes next to nothing.
+SETTLE_S = 0.05
+
+
+class InFlight:
+    """Keeps what is noted for the run after a kill at or above the truth: a rise at once, a fall a little later.
+
+    ``count`` gives the number of this moment, ``note`` writes it: a system call, too dear for each change.
+    """
+
+    def __init__(self, count: Callable[[], int], note: Callable[[int], None]) -> None:
+        self._count = count
+        self._note = note
+        self._noted = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def changed(self) -> None:
+        """The number may have changed. From the run's loop, before the bytes of a new request leave."""
+        now = self._count()
+        if now > self._noted:
+            self._write(now)
+        elif now < self._noted and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settle)
+
+    def _settle(self) -> None:
+        self._timer = None
+        self._write(self._count())
+
+    def _write(self, number: int) -> None:
+        self._noted = number
+        self._note(number)
+
 
 class Desk:
     """Between the feed and the sender on one side and the output on the other. Owned by the run's loop.
 
-    ``answered`` counts the outcomes of jobs; ``disk_error`` is what made the output fail, if it did.
+    ``answered`` counts the outcomes of jobs, ``unwritten`` those of them whose line is not in the journal (yet), and
+    ``unwritten_refusals`` the same of rows that can not be sent. ``disk_error`` is what made the output fail, if it
+    did. ``in_flight_changed`` is called when ``unwritten`` was changed.
     """
 
-    def __init__(self, stop: Stop, tell: Listener, *, include_input: bool) -> None:
+    def __init__(
+        self, stop: Stop, tell: Listener, *, include_input: bool, in_flight_changed: Callable[[], None]
+    ) -> None:
         self.answered = 0
+        self.unwritten = 0
+        self.unwritten_refusals = 0
         self.disk_error: StorageError | None = None
         self._stop = stop
         self._tell = tell
         self._include_input = include_input
+        self._in_flight_changed = in_flight_changed
         self._unwritten: set[asyncio.Future[None]] = set()
         self._output: Output
         self._feed: RowFeed
@@ -39,6 +78,8 @@ class Desk:
     def finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> asyncio.Future[None]:
         """From here to the journal there is no await: an answer that is in memory is written. Done when it is."""
         self.answered += 1
+        self.unwritten += 1
+        self._in_flight_changed()
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unwritten.add(written)
         self._put(folded(job, outcome, trace), written)
@@ -50,6 +91,7 @@ class Desk:
         """A row that can not be sent becomes an error line."""
         failure = Failure("permanent", bad.type, bad.reason)
         shown = fields if self._include_input else None
+        self.unwritten_refusals += 1
         self._put(Result(bad.index, bad.id, None, None, failure, 0, None, None, None, input=shown))
 
     def keep(self, rendered: Rendered) -> None:
@@ -70,6 +112,15 @@ class Desk:
             self._tell(Notice("warning", str(error)))
             self._stop.request(StopReason("the disk failed", error.exit_code))
 
+    def disk_low(self, error: StorageError) -> None:
+        """There is room for what is in flight, and for little else."""
+        self._tell(Notice("warning", str(error)))
+        self._stop.request(StopReason("the disk is nearly full", error.exit_code))
+
+    def disk_weak(self, what: str) -> None:
+        """The disk can not promise all that is promised to the user."""
+        self._tell(Notice("warning", what))
+
     def stdout_failed(self, error: OSError) -> None:
         """A reader that is gone is no fault of anybody; anything else is the disk's."""
         if isinstance(error, BrokenPipeError | ConnectionResetError):
@@ -80,9 +131,13 @@ class Desk:
     def _put(self, result: Result, written: asyncio.Future[None] | None = None) -> None:
         def done() -> None:
             self._tell(RowEnded(result, self._feed.offset))
-            if written is not None:
-                self._unwritten.discard(written)
-                _set(written)
+            if written is None:
+                self.unwritten_refusals -= 1
+                return
+            self.unwritten -= 1
+            self._in_flight_changed()
+            self._unwritten.discard(written)
+            _set(written)
 
         self._output.put(result.row, result_line(result), done)
 

@@ -40,22 +40,29 @@ class RowKept:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
-    """One try failed. ``retry_in_s`` is the pause before the next try, None if there is none."""
+    """One try failed. ``retry_in_s`` is the pause before the next try, None if there is none; ``reason`` says why.
+
+    ``at_most_usd`` bounds what a try that may have been billed can have cost; None if nobody knows.
+    """
 
     failure: Failure
     retry_in_s: float | None
+    reason: str = ""
+    at_most_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GateClosed:
     """The shared gate of this endpoint is closed for ``for_s`` seconds: a rate limit, or nobody there.
 
-    ``strikes`` counts how often in a row, with no good answer between.
+    ``strikes`` counts how often in a row, with no good answer between. ``ill``: neither of these, but so many
+    requests fail that no retry can be paid (rules/quota.py).
     """
 
     for_s: float
     failure: Failure
     strikes: int
+    ill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,16 @@ class Draining:
 
 
 @dataclass(frozen=True, slots=True)
+class CutOff:
+    """The last run of this output was killed with ``in_flight`` answers not yet written; told at the start.
+
+    Their rows are sent again and may be paid for twice.
+    """
+
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """One sentence for the user."""
 
@@ -76,11 +93,20 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysLoaded:
+    """The run has a key. ``hide`` takes every spelling of it out of a text."""
+
+    hide: Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     exit_code: int
 
 
-Event = RunStarted | RowEnded | RowKept | AttemptFailed | GateClosed | Draining | Notice | RunEnded
+Event = (
+    RunStarted | RowEnded | RowKept | AttemptFailed | GateClosed | Draining | CutOff | Notice | KeysLoaded | RunEnded
+)
 Listener = Callable[[Event], None]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from llmbatch.errors import OptionsError
+
+# Longer than any key or token; headers of more than 8 KiB are refused by most servers.
+MAX_KEY_FILE_BYTES = 16 * 1024
 
 
 class Secret:
@@ -33,6 +37,9 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret is not pickled")
 
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled")
+
 
 def load_key(
     *, key_env: str | None, key_file: Path | None, default_env: str, environment: Mapping[str, str]
@@ -51,14 +58,29 @@ def load_key(
 
 
 def _read(path: Path) -> str:
+    """The text of a key file. Never decoded strictly: a UnicodeDecodeError would carry the bytes of the file."""
     try:
-        with path.open(encoding="utf-8") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISREG(mode) and mode & 0o077:
-                raise OptionsError(f"--key-file {path} can be read by others; run: chmod 600 {path}")
-            return file.read(65536)
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionsError(f"--key-file {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
+        with path.open("rb") as file:
+            _refuse_shared(path, os.fstat(file.fileno()))
+            data = file.read(MAX_KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise OptionsError(f"--key-file {path}: {error.strerror}") from error
+    text = data.decode("utf-8", "surrogateescape").strip()
+    if len(data) > MAX_KEY_FILE_BYTES or any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
+        raise OptionsError(f"--key-file {path} is not the text of a key")
+    if (lines := len(text.splitlines())) > 1:
+        raise OptionsError(f"--key-file {path} has {lines} lines; a key is one")
+    return text
+
+
+def _refuse_shared(path: Path, status: os.stat_result) -> None:
+    """Of the open file, so that a link or a rename in between changes nothing; a pipe belongs to who made it."""
+    if not stat.S_ISREG(status.st_mode):
+        return
+    if status.st_mode & 0o077:
+        raise OptionsError(f"--key-file {path} can be read by others; run: chmod 600 {shlex.quote(str(path))}")
+    if status.st_uid != os.geteuid():
+        raise OptionsError(f"--key-file {path} belongs to another user (uid {status.st_uid})")
 
 
 def _checked(value: str, source: str) -> Secret:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import resource
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # Files, pipes, the loop's own, and those of whoever runs us as a library.
 SPARE_DESCRIPTORS = 64
+# <linux/prctl.h>
+_PR_SET_DUMPABLE = 4
 
 
 def raise_descriptors() -> int:
@@ -24,6 +29,25 @@ def raise_descriptors() -> int:
         except (ValueError, OSError):
             pass  # macOS refuses more than kern.maxfilesperproc: what there is must do
     return max(1, soft - SPARE_DESCRIPTORS)
+
+
+def keep_memory_private() -> None:
+    """No core dump of this process, and on Linux no look into its memory by other processes of the same user.
+
+    For a command that holds a key; a library leaves its host process as it is. Where it is not possible, nothing.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if sys.platform == "linux":
+        with contextlib.suppress(ImportError, OSError, AttributeError):
+            import ctypes
+
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def awake_and_asleep_s() -> float:
+    """A monotonic clock that goes on while the machine is suspended, where there is one (Linux, clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

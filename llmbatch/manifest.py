@@ -42,6 +42,7 @@ def _settings(options: RunOptions, target: Target) -> dict[str, Any]:
         "template_hash": _hash(options.template),
         "system_hash": _hash(options.system),
         "params": dict(options.params),
+        **({"generation": options.generation} if options.generation else {}),
     }
 
 

@@ -12,7 +12,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from llmbatch.errors import OptionsError, OutputRefused, StorageError
+from llmbatch.errors import OptionsError, OutputRefused
+from llmbatch.files.journal import DiskListener
 from llmbatch.files.lock import OutputLock
 from llmbatch.files.paths import OutputPaths, is_stream, sync_directory
 from llmbatch.files.recovered import Recovered
@@ -37,7 +38,7 @@ def refuse_streams(options: RunOptions) -> None:
         raise OptionsError(f"{options.input} is no file: name the output with -o FILE, or - for standard output")
 
 
-def open_file_output(options: RunOptions, on_failure: Callable[[StorageError], None], stamp: str) -> FileOutput:
+def open_file_output(options: RunOptions, listener: DiskListener, stamp: str) -> FileOutput:
     """Lock and recover ``options.output_path``. Raises OptionsError, OutputRefused or StorageError.
 
     ``stamp`` names what ``--restart`` moves aside.
@@ -47,7 +48,7 @@ def open_file_output(options: RunOptions, on_failure: Callable[[StorageError], N
     try:
         if options.restart:
             _set_aside(paths, stamp)
-        return FileOutput(paths, lock, options, on_failure)
+        return FileOutput(paths, lock, options, listener)
     except BaseException:
         lock.release()
         raise
@@ -57,7 +58,7 @@ def open_stdout_output(
     options: RunOptions,
     state_directory: Path | None,
     identity: Mapping[str, Any],
-    on_failure: Callable[[StorageError], None],
+    listener: DiskListener,
     on_stdout_error: Callable[[OSError], None],
     stamp: str,
 ) -> StdoutOutput:
@@ -67,7 +68,7 @@ def open_stdout_output(
     """
     _refuse_stdout_onto_input(options)
     if not options.journal_stdout:
-        return StdoutOutput(None, None, options, on_failure, on_stdout_error)
+        return StdoutOutput(None, None, options, listener, on_stdout_error)
     for paths in _stdout_paths(_created(state_directory), identity):
         try:
             lock = OutputLock.acquire(paths)
@@ -78,7 +79,7 @@ def open_stdout_output(
         try:
             if options.restart:
                 _set_aside(paths, stamp)
-            return StdoutOutput(paths, lock, options, on_failure, on_stdout_error)
+            return StdoutOutput(paths, lock, options, listener, on_stdout_error)
         except BaseException:
             lock.release()
             raise
@@ -133,8 +134,14 @@ def _created(directory: Path | None) -> Path:
         raise OptionsError(f"no home directory to keep a journal in: set XDG_STATE_HOME; {_WITHOUT_STATE}")
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.stat()
     except OSError as error:
         raise OptionsError(f"cannot create {directory} for the journal: {error.strerror}; {_WITHOUT_STATE}") from error
+    if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
+        raise OptionsError(
+            f"{directory} is not yours alone, so no journal is kept there: chmod 700 it, or set XDG_STATE_HOME; "
+            f"{_WITHOUT_STATE}"
+        )
     return directory
 
 

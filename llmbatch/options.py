@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from llmbatch.errors import OptionsError
 
 STDIO = "-"
+_FAILURES = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(%)?", re.ASCII)
 # Names that promise another format than the one that is written.
 _OTHER_FORMATS = (".csv", ".tsv", ".parquet", ".gz", ".zst")
 
@@ -57,11 +59,31 @@ class RetryLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureLimit:
+    """The run stops when more than ``rows`` rows failed, or more than ``share`` (0 to 1) of the rows that ended."""
+
+    rows: int | None = None
+    share: float | None = None
+
+    @classmethod
+    def of(cls, text: int | str) -> FailureLimit:
+        """From ``10``, ``"10"`` or ``"5%"``; ``"100%"`` never stops. Raises OptionsError."""
+        words = str(text).strip()
+        match = _FAILURES.fullmatch(words)
+        if match is None or (match[2] and float(match[1]) > 100) or (not match[2] and "." in match[1]):
+            raise OptionsError(f"--max-failures {words[:40]!r}: give a number of rows or a share, such as 10 or 5%")
+        return cls(share=float(match[1]) / 100) if match[2] else cls(rows=int(match[1]))
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """Everything a run needs to know. Nothing below the edge reads the environment or the command line.
 
     ``input`` and ``output`` are paths, or ``-`` for standard input and output; ``output`` None means
     beside the input (``INPUT.results.jsonl``), or standard output if the input is standard input.
+    ``max_failures`` is a number of rows or a share such as ``"5%"``; None is the default fuse (rules/fuse.py).
+    ``max_ambiguous_cost_usd`` bounds what may have been billed without a usable answer; an unknown sum passes it.
+    Another ``generation`` asks the same rows for another sample: to it, finished ones have changed.
     ``template`` and ``system`` are the texts themselves. ``concurrency`` None means auto.
     """
 
@@ -72,6 +94,7 @@ class RunOptions:
     key_env: str | None = None
     key_file: Path | None = None
     allow_http: bool = False
+    ca_file: Path | None = None
     template: str | None = None
     system: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -83,9 +106,12 @@ class RunOptions:
     timeouts: Timeouts = field(default_factory=Timeouts)
     retry: RetryLimits = field(default_factory=RetryLimits)
     row_deadline_s: float | None = None
+    max_failures: int | str | None = None
+    max_ambiguous_cost_usd: float | None = None
     drain_s: float = DRAIN_S
     restart: bool = False
     on_change: Literal["refuse", "rerun", "keep"] | None = None
+    generation: int = 0
     order: Literal["input", "completion"] | None = None
     include_input: bool = False
     journal_stdout: bool = True
@@ -102,10 +128,19 @@ class RunOptions:
         _positive("--timeout", self.timeouts.total_s)
         _positive("--row-deadline", self.row_deadline_s)
         _positive("--max-attempts", self.retry.attempts)
+        _positive("--max-ambiguous-cost", self.max_ambiguous_cost_usd)
+        _ = self.failure_limit
+        if self.generation < 0:
+            raise OptionsError(f"--generation counts from 0, not {self.generation}")
         if (self.output or "").lower().endswith(_OTHER_FORMATS):
             raise OptionsError(f"--output {self.output}: results are written as JSONL only; give it a name in .jsonl")
         if self.sim and not (self.model or "").startswith("sim/"):
             raise OptionsError("--sim sets options of the simulated provider; add -m sim/NAME")
+
+    @property
+    def failure_limit(self) -> FailureLimit | None:
+        """What ``max_failures`` says."""
+        return None if self.max_failures is None else FailureLimit.of(self.max_failures)
 
     @property
     def output_path(self) -> str:

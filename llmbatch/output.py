@@ -6,19 +6,22 @@ Both keep a journal (files/journal.py), so that nothing is lost or paid for twic
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from llmbatch.errors import StorageError
 from llmbatch.files.index import RowTable
-from llmbatch.files.journal import Journal, manifest_line
-from llmbatch.files.lock import OutputLock
+from llmbatch.files.journal import DiskListener, Journal, manifest_line
+from llmbatch.files.lock import OutputLock, Signature
+from llmbatch.files.mounts import shared_file_system_of
 from llmbatch.files.paths import OutputPaths, sync_directory
 from llmbatch.files.recovered import Recovered, read_line
 from llmbatch.files.recovery import recover, reopen_sealed, scan
-from llmbatch.files.results import dump_line
+from llmbatch.files.results import again_line
 from llmbatch.files.seal import Sealed, seal
+from llmbatch.files.space import refuse_full_disk
 from llmbatch.files.spill import spill_directories
 from llmbatch.files.stdout import StdoutWriter
 from llmbatch.files.takeback import take_back
@@ -28,12 +31,15 @@ from llmbatch.options import RunOptions
 class Output(Protocol):
     """Where the lines of a run go. Opened under its lock, before anything is sent.
 
-    ``sealed`` is True while OUT stands as an earlier run completed it.
+    ``sealed`` is True while OUT stands as an earlier run completed it. ``cut_off`` is what the last run left of
+    itself if it was killed. ``shared_file_system`` is the type of the network file system it lies on, if it does.
     """
 
     name: str
     recovered: Recovered | None
     sealed: bool
+    cut_off: Signature | None
+    shared_file_system: str | None
 
     @property
     def delivered(self) -> bool:
@@ -41,7 +47,11 @@ class Output(Protocol):
         ...
 
     async def begin(self, manifest: Mapping[str, Any]) -> None:
-        """Ready to take lines; what an earlier run sealed is opened again."""
+        """Ready to take lines; what an earlier run sealed is opened again. Raises StorageError on a full disk."""
+        ...
+
+    def note_in_flight(self, requests: int) -> None:
+        """How many answers a kill would cost from now on. Call it before a request leaves; it does not fail."""
         ...
 
     def put(self, row: int, line: bytes, done: Callable[[], None]) -> None:
@@ -78,32 +88,38 @@ class FileOutput:
 
     delivered = True
 
-    def __init__(
-        self, paths: OutputPaths, lock: OutputLock, options: RunOptions, on_failure: Callable[[StorageError], None]
-    ) -> None:
+    def __init__(self, paths: OutputPaths, lock: OutputLock, options: RunOptions, listener: DiskListener) -> None:
         self.name = str(paths.out)
+        self.cut_off = lock.cut_off
+        self.shared_file_system = shared_file_system_of(paths.directory)
         self._paths = paths
         self._lock = lock
         self._order = options.order or "input"
-        self._on_failure = on_failure
+        self._listener = listener
         self._journal: Journal | None = None
         self.sealed = False
         self.recovered = self._recover()
 
     def _recover(self) -> Recovered | None:
-        recovered = recover(self._paths)
-        if recovered is None and self._paths.out.exists():
-            self.sealed = True
-            return scan(self._paths.out)
-        return take_back(self._paths, recovered, spill_directories(os.environ))
+        with _nothing_sent(self._paths):
+            recovered = recover(self._paths)
+            if recovered is None and self._paths.out.exists():
+                self.sealed = True
+                return scan(self._paths.out)
+            return take_back(self._paths, recovered, spill_directories(os.environ))
 
     async def begin(self, manifest: Mapping[str, Any]) -> None:
+        refuse_full_disk(self._paths.directory)
         if self.sealed:
             self.sealed = False
             if self.recovered is not None:
                 self.recovered.close()
-            self.recovered = await asyncio.to_thread(reopen_sealed, self._paths)
-        self._journal = await _open_journal(self._paths, manifest, self._on_failure)
+            with _nothing_sent(self._paths):
+                self.recovered = await asyncio.to_thread(reopen_sealed, self._paths)
+        self._journal = await _open_journal(self._paths, manifest, self._listener)
+
+    def note_in_flight(self, requests: int) -> None:
+        _note(requests, self._lock, self._journal)
 
     def put(self, row: int, line: bytes, done: Callable[[], None]) -> None:
         assert self._journal is not None, "begin comes before put"
@@ -111,7 +127,7 @@ class FileOutput:
 
     def keep(self, row: int, recorded: Mapping[str, Any], *, reappend: bool) -> None:
         if reappend and self._journal is not None:
-            self._journal.append(dump_line({**recorded, "row": row}), _nothing)
+            self._journal.append(again_line(recorded, row), _nothing)
 
     async def room(self) -> None:
         assert self._journal is not None, "begin comes before room"
@@ -147,15 +163,20 @@ class StdoutOutput:
         paths: OutputPaths | None,
         lock: OutputLock | None,
         options: RunOptions,
-        on_failure: Callable[[StorageError], None],
+        listener: DiskListener,
         on_stdout_error: Callable[[OSError], None],
     ) -> None:
+        self.cut_off = None if lock is None else lock.cut_off
+        self.shared_file_system = None if paths is None else shared_file_system_of(paths.directory)
         self._paths = paths
         self._lock = lock
-        self._on_failure = on_failure
+        self._listener = listener
         self._journal: Journal | None = None
         self._turns = _Turns(self._read_early) if options.order == "input" else None
-        self.recovered = None if paths is None else take_back(paths, recover(paths), spill_directories(os.environ))
+        self.recovered = None
+        if paths is not None:
+            with _nothing_sent(paths):
+                self.recovered = take_back(paths, recover(paths), spill_directories(os.environ))
         self._writer = StdoutWriter(on_stdout_error)
         self._fd: int | None = None
 
@@ -165,8 +186,12 @@ class StdoutOutput:
 
     async def begin(self, manifest: Mapping[str, Any]) -> None:
         if self._paths is not None:
-            self._journal = await _open_journal(self._paths, manifest, self._on_failure)
+            refuse_full_disk(self._paths.directory)
+            self._journal = await _open_journal(self._paths, manifest, self._listener)
             self._fd = os.open(self._paths.partial, os.O_RDONLY | os.O_CLOEXEC)
+
+    def note_in_flight(self, requests: int) -> None:
+        _note(requests, self._lock, self._journal)
 
     def put(self, row: int, line: bytes, done: Callable[[], None]) -> None:
         def written(offset: int | None) -> None:
@@ -179,7 +204,7 @@ class StdoutOutput:
             self._journal.append(line, written)
 
     def keep(self, row: int, recorded: Mapping[str, Any], *, reappend: bool) -> None:
-        line = dump_line({**recorded, "row": row})
+        line = again_line(recorded, row)
         if reappend:
             self.put(row, line, lambda: None)
             return
@@ -202,11 +227,14 @@ class StdoutOutput:
             await self._journal.room()
 
     async def close(self) -> None:
-        if self._journal is not None:
-            await self._journal.close()
-        await self._writer.close()
-        if self._fd is not None:
-            os.close(self._fd)
+        try:
+            if self._journal is not None:
+                await self._journal.close()
+        finally:
+            await self._writer.close()
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
 
     async def complete(self, rows: int, failed: int) -> Sealed:
         if self._paths is not None and failed == 0:
@@ -258,10 +286,26 @@ class _Turns:
         return self._lines.pop(row, None) if offset is None else self._read(offset)
 
 
-async def _open_journal(
-    paths: OutputPaths, manifest: Mapping[str, Any], on_failure: Callable[[StorageError], None]
-) -> Journal:
-    journal = await Journal.open(paths, spill_dirs=spill_directories(os.environ), on_failure=on_failure)
+def _note(requests: int, lock: OutputLock | None, journal: Journal | None) -> None:
+    if lock is not None:
+        lock.note_in_flight(requests)
+    if journal is not None:
+        journal.in_flight = requests
+
+
+@contextlib.contextmanager
+def _nothing_sent(paths: OutputPaths) -> Iterator[None]:
+    """A disk that fails while earlier results are put in order."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot continue {paths.out}: {error.strerror} ({error.filename or paths.directory}); nothing was sent"
+        ) from error
+
+
+async def _open_journal(paths: OutputPaths, manifest: Mapping[str, Any], listener: DiskListener) -> Journal:
+    journal = await Journal.open(paths, spill_dirs=spill_directories(os.environ), listener=listener)
     journal.append(manifest_line(manifest), _nothing)
     return journal
 

@@ -75,17 +75,27 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider reported them, None where it did not. Input includes cached, output reasoning."""
+    """Tokens as the provider reported them, None where it did not. Input includes what was read from and written to
+    the provider's cache, output reasoning."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_input_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+# What may be odd about a good answer; rules/flags.py says when.
+EMPTY, MODEL_MISMATCH, CHOICES_MISMATCH = FLAGS = ("empty", "model_mismatch", "choices_mismatch")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A good answer: complete, valid, with the protocol's own end marker seen."""
+    """A good answer: complete, valid, with the protocol's own end marker seen.
+
+    ``choices`` is how many answers the server gave; only the first is read. ``service_tier`` is the one that was
+    charged, where the server says it. ``flags`` are those of FLAGS that hold.
+    """
 
     output: Any
     finish_reason: str | None
@@ -93,11 +103,28 @@ class Reply:
     usage: Usage
     tool_calls: Sequence[Any] | None = None
     reasoning: str | None = None
+    choices: int = 1
+    service_tier: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBound:
+    """What one request to ``model`` may have used at most, in tokens; None where nothing can be said."""
+
+    model: str | None
+    input_tokens: int | None
+    output_tokens: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A bad answer, or none. ``kind`` says what is known of it, ``type`` is the short word users filter on."""
+    """A bad answer, or none. ``kind`` says what is known of it, ``type`` is the short word users filter on.
+
+    ``body`` is what was received of the answer, as bytes where it is not UTF-8; ``body_bytes`` is its size if that
+    is more than was kept. ``output_so_far`` is the text of a stream up to its cut. ``bound`` is set where the
+    request may have been billed.
+    """
 
     kind: FailureClass
     type: str
@@ -108,8 +135,11 @@ class Failure:
     fatal: bool = False
     rate_limited: bool = False
     unreachable: bool = False
-    body: str | None = None
+    body: str | bytes | None = None
     request_id: str | None = None
+    body_bytes: int | None = None
+    output_so_far: str | None = None
+    bound: TokenBound | None = None
 
     @property
     def maybe_billed(self) -> bool:
@@ -145,11 +175,20 @@ class Trace:
     """The diary of one row's tries. The one mutable noun; owned by the task that runs the row.
 
     ``deadline_s`` (run clock) bounds all tries together; ``limited_since_s`` is when the first rate-limit answer came.
+    ``failed_before``: an earlier run saw this row fail, so it says nothing of the server's health.
+    ``retry_costs`` are the tokens that its retries took from the quota (rules/quota.py), ``unpaid`` counts the failures
+    that found it empty, ``others_answered`` is how many good answers the run had at the last failure.
+    ``cost_usd`` is the price of the answer, None if there is none or its price is unknown.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
     deadline_s: float | None = None
     limited_since_s: float | None = None
+    failed_before: bool = False
+    retry_costs: tuple[int, ...] = ()
+    unpaid: int = 0
+    others_answered: int | None = None
+    cost_usd: float | None = None
 
     @property
     def ambiguous(self) -> int:
@@ -162,6 +201,7 @@ class Result:
     """One line of output: exactly one of ``reply`` and ``failure`` is set.
 
     ``key`` is the fingerprint of the rendered request (``fp1:`` and 32 hex digits), None if it never rendered.
+    ``request_ids`` are those of all tries, in order; ``request_id`` is the last try's.
     """
 
     row: int
@@ -176,6 +216,7 @@ class Result:
     ambiguous: int = 0
     cost_usd: float | None = None
     input: Any = None
+    request_ids: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -38,7 +38,7 @@ async def stream_rows(
     builder = RequestBuilder(
         model=target.model, template=options.template, system=options.system, params=options.params
     )
-    fingerprint = Fingerprinter(target.url)
+    fingerprint = Fingerprinter(target.url, options.generation)
 
     def job(row: Row) -> Job | None:
         request = builder.build(row)

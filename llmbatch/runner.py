@@ -11,10 +11,11 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, TypeVar
 
-from llmbatch.desk import Desk
+from llmbatch.desk import Desk, InFlight
 from llmbatch.errors import InternalError, OptionsError, StorageError
-from llmbatch.events import Event, Listener, Notice, RowKept, RunEnded, RunStarted
+from llmbatch.events import AttemptFailed, CutOff, Event, Listener, Notice, RowEnded, RowKept, RunEnded, RunStarted
 from llmbatch.feed import Reading, RowFeed
+from llmbatch.files.journal import DiskListener
 from llmbatch.files.readers import InputFile, open_input
 from llmbatch.files.recovered import Recovered
 from llmbatch.files.spill import spill_directories, state_directory
@@ -34,6 +35,12 @@ from llmbatch.tally import Tally
 
 T = TypeVar("T")
 
+_CUT_OFF = "the last run ({}) was cut off with {:,} in flight; their rows are sent again and may be paid for twice"
+_SHARED = (
+    "{} is on a network file system ({}): two machines that append to it may corrupt it, and the lock may not hold "
+    "between them"
+)
+
 
 class Run:
     """One run, from file to file. ``execute`` it once; look at ``snapshot`` meanwhile."""
@@ -48,8 +55,11 @@ class Run:
         self._builder = RequestBuilder(
             model=self._target.model, template=options.template, system=options.system, params=options.params
         )
-        self._fingerprint = Fingerprinter(self._target.url)
-        self._desk = Desk(self._stop, self._tell, include_input=options.include_input)
+        self._fingerprint = Fingerprinter(self._target.url, options.generation)
+        self._in_flight = InFlight(self._count_in_flight, lambda number: self._output.note_in_flight(number))
+        self._desk = Desk(
+            self._stop, self._tell, include_input=options.include_input, in_flight_changed=self._in_flight.changed
+        )
         self._output: Output
         self._sender: Sender
 
@@ -123,7 +133,7 @@ class Run:
     async def _prepare(self, stack: AsyncExitStack) -> tuple[InputFile, Planned | None]:
         """Everything that may be refused, and then the plan."""
         source = await self._open_source(stack)
-        self._sender = Sender(self.options, self._target, self._tell, self._stop)
+        self._sender = Sender(self.options, self._target, self._tell, self._stop, self._in_flight.changed)
         self._output = self._open_output(stack, source)
         source, planned = await self._continue(source)
         stack.callback(source.close)
@@ -145,17 +155,23 @@ class Run:
     def _open_output(self, stack: AsyncExitStack, source: InputFile) -> Output:
         output = self._lock_output(source)
         stack.callback(output.release)
+        if output.cut_off is not None and output.cut_off.in_flight:
+            self._tell(CutOff(output.cut_off.in_flight))
+            self._tell(Notice("warning", _CUT_OFF.format(output.cut_off, output.cut_off.in_flight)))
+        if output.shared_file_system is not None:
+            self._tell(Notice("warning", _SHARED.format(output.name, output.shared_file_system)))
         return output
 
     def _lock_output(self, source: InputFile) -> Output:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        listener = DiskListener(self._desk.disk_failed, self._desk.disk_low, self._desk.disk_weak)
         if not self._to_stdout:
-            return open_file_output(self.options, self._desk.disk_failed, stamp)
+            return open_file_output(self.options, listener, stamp)
         return open_stdout_output(
             self.options,
             state_directory(os.environ),
             pipe_identity(self.options, self._target, source.first_line),
-            self._desk.disk_failed,
+            listener,
             self._desk.stdout_failed,
             stamp,
         )
@@ -244,6 +260,10 @@ class Run:
         )
         self.started = True
 
+    def _count_in_flight(self) -> int:
+        """What a kill would cost now."""
+        return self._sender.in_flight + self._desk.unwritten
+
     # Ending
 
     async def _save_what_came(self) -> None:
@@ -257,6 +277,7 @@ class Run:
             await self._output.close()
         except StorageError as error:
             self._desk.disk_failed(error)
+        pending += self._desk.unwritten + self._desk.unwritten_refusals  # after a failure: saved elsewhere, or lost
         complete = reading.exhausted and not pending and self._output.delivered and not self._failed_as_a_whole
         for warning in reading.warnings:
             self._tell(Notice("warning", warning))
@@ -294,8 +315,12 @@ class Run:
 
     def _tell(self, event: Event) -> None:
         self.tally(event)
+        if isinstance(event, AttemptFailed) and event.retry_in_s is not None:
+            self._in_flight.changed()
         if self._listen is not None:
             self._listen(event)
+        if isinstance(event, RowEnded) and event.result.key is None and event.result.failure is not None:
+            self._sender.refused(event.result.failure)
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:

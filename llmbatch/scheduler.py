@@ -48,8 +48,15 @@ def folded(job: Job, outcome: Reply | Failure, trace: Trace) -> Result:
         first_token_s=last.first_token_s,
         request_id=last.request_id,
         ambiguous=trace.ambiguous,
+        cost_usd=trace.cost_usd,
         input=job.input,
+        request_ids=_request_ids(trace),
     )
+
+
+def _request_ids(trace: Trace) -> tuple[str, ...]:
+    """Of every try that had one: in a dispute over the bill, that of a failed try counts as much."""
+    return tuple(attempt.request_id for attempt in trace.attempts if attempt.request_id is not None)
 
 
 class Feed(Protocol):
@@ -194,7 +201,7 @@ class Scheduler:
             self._reader = None
 
     async def _do(self, job: Job) -> None:
-        trace = Trace()
+        trace = Trace(failed_before=job.failed_before)
         try:
             outcome: Reply | Failure = await self._call(job.request, trace)
         except CallFailed as failed:

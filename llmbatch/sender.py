@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies_environment
 
 from llmbatch._version import __version__
+from llmbatch.calls.connect import Proxy, proxy_for, tls_context
 from llmbatch.calls.deadlines import Watch
 from llmbatch.calls.stack import Stack, build
 from llmbatch.calls.wire import Wire, open_session
 from llmbatch.errors import OptionsError
-from llmbatch.events import AttemptFailed, Draining, Event, GateClosed, Listener, Notice, Status
+from llmbatch.events import AttemptFailed, Draining, Event, GateClosed, KeysLoaded, Listener, Notice, Status
 from llmbatch.keys import Secret, load_key
-from llmbatch.machine import raise_descriptors
+from llmbatch.machine import awake_and_asleep_s, raise_descriptors
 from llmbatch.options import DEFAULT_CONCURRENCY, RunOptions
+from llmbatch.prices import Prices
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Trace
-from llmbatch.rules.fuse import Fuse, Outage
+from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.pace import Pace
+from llmbatch.rules.redact import Redactor
 from llmbatch.rules.window import window_for
 from llmbatch.scheduler import Feed, Finish, Job, Scheduler
 from llmbatch.stopping import Stop, StopReason
@@ -32,26 +38,56 @@ if TYPE_CHECKING:
 
 # The exit code when every row would fail for the same reason: key, quota, model.
 PROVIDER_STOPPED = 3
+# Too many rows failed, or too much may have been paid for nothing; whoever started the run is asked.
+LIMIT_REACHED = 4
+# Variables that make the process tell more than a process with a key should: who, and what it tells.
+_TELLTALES = {
+    "SSLKEYLOGFILE": "the keys of its TLS connections are written to a file, and who reads them can read all traffic",
+    "PYTHONASYNCIODEBUG": "Python's own messages may show requests",
+}
+# Importing the price list takes some 150 ms of one processor: not before the first requests are on their way.
+PRICES_AFTER_S = 0.05
 _NOT_STARTED = Status(0, 0, 0, 0.0, "idle")
 
 
 class Sender:
     """Sends the jobs of one feed to one target, once. ``stop`` drains it."""
 
-    def __init__(self, options: RunOptions, target: Target, listen: Listener, stop: Stop) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        target: Target,
+        listen: Listener,
+        stop: Stop,
+        admitted: Callable[[], None] = lambda: None,
+    ) -> None:
         self._options = options
         self._target = target
         self._listen = listen
         self._stop = stop
+        self._admitted = admitted
         self._fuse = Fuse()
         self._outage = Outage()
+        self._illness = Outage()
+        self._failures = FailureFuse(options.failure_limit)
+        self._too_many_failed: str | None = None
+        self._tls = None if options.ca_file is None else tls_context(options.ca_file)
+        self._proxy = self._find_proxy()
+        self._redactor = Redactor([])
         self._headers = self._fixed_headers()
         self._sim_options = self._simulator_options() if target.simulated else None
+        self._prices = Prices(None if target.is_loopback else target.url)
+        self._ambiguous_usd = 0.0
         self._stack: Stack | None = None
         self.stopped_because: str | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._scheduler: Scheduler
         self._finish: Finish
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were let go and whose answer is not here."""
+        return 0 if self._stack is None else self._stack.limiter.in_flight
 
     def status(self) -> Status:
         """The limiter at this moment."""
@@ -62,21 +98,40 @@ class Sender:
         self._finish = finish
         async with AsyncExitStack() as stack:
             url = await self._start_simulator(stack) if self._target.simulated else self._target.url
-            session = await stack.enter_async_context(open_session(self._headers, self._options.timeouts))
+            stack.enter_context(_hushed(asyncio.get_running_loop(), self._redactor.text))
+            session = await stack.enter_async_context(
+                open_session(
+                    self._options.timeouts,
+                    tls=self._tls,
+                    loopback_only=self._target.is_loopback and "Authorization" in self._headers,
+                )
+            )
             clock = asyncio.get_running_loop().time
-            watch = Watch(_shortest_s(self._options))
+            watch = Watch(_shortest_s(self._options), self._stood_still, awake_and_asleep_s)
             watching = asyncio.create_task(watch.run())
             stack.callback(watching.cancel)
-            self._scheduler = Scheduler(feed, self._finished)
+            self._scheduler = Scheduler(_WhileFine(feed, self._stopped_by_failures), self._finished)
             timeouts, stream = self._options.timeouts, self._options.stream
-            wire = Wire(session, self._target.provider, url, timeouts, watch, clock, stream=stream)
+            wire = Wire(
+                session,
+                self._target.provider,
+                url,
+                self._headers,
+                timeouts,
+                watch,
+                clock,
+                stream=stream,
+                proxy=self._proxy,
+            )
             self._stack = self._layers(wire, clock)
             self._stop.when_requested(self._drain)
             self._stop.when_abandoned(self._scheduler.abandon)
             window = self._stack.limiter.window
+            loading = asyncio.get_running_loop().call_later(PRICES_AFTER_S, self._load_prices)
             try:
                 await self._scheduler.run(self._stack.call, lambda: window.size)
             finally:
+                loading.cancel()
                 if self._patience is not None:
                     self._patience.cancel()
             if (met_by_all := self._fuse.hopeless()) is not None:
@@ -102,10 +157,14 @@ class Sender:
             chance=random.random,
             listen=self._heard,
             row_deadline_s=options.row_deadline_s,
+            admitted=self._admitted,
         )
 
     def _heard(self, event: Event) -> None:
         """What the layers tell. A pause longer than anybody wants to wait ends the run; it can go on later."""
+        if isinstance(event, AttemptFailed) and event.failure.maybe_billed:
+            event = replace(event, at_most_usd=self._prices.at_most_usd(event.failure.bound))
+            self._count_ambiguous(event)
         self._listen(event)
         if isinstance(event, AttemptFailed) and event.failure.http_status is not None:
             self._outage.answered()
@@ -114,17 +173,52 @@ class Sender:
 
     def _gate_closed(self, event: GateClosed) -> None:
         max_wait_s, why = self._options.retry.max_wait_s, event.failure.message
-        if event.failure.unreachable:
-            if self._outage.too_long(asyncio.get_running_loop().time(), event.strikes, max_wait_s):
+        now_s = asyncio.get_running_loop().time()
+        if event.ill:
+            if self._illness.too_long(now_s, 0, max_wait_s - event.for_s):
+                self._give_up(
+                    f"no good answer for longer than --max-wait allows: {why}. If it is the rows' own fault, "
+                    "--max-attempts 1 lets them fail"
+                )
+        elif event.failure.unreachable:
+            if self._outage.too_long(now_s, event.strikes, max_wait_s):
                 self._give_up(f"{why}. Is the server running, and --base-url right?")
         elif event.for_s > max_wait_s:
             self._give_up(f"the provider asks to wait {event.for_s:,.0f} s, more than --max-wait allows: {why}")
 
+    def _load_prices(self) -> None:
+        """Beside the loop, which goes on; an answer that comes before waits for it, see prices.py."""
+        if not self._prices.loaded:
+            asyncio.get_running_loop().run_in_executor(None, self._prices.load)
+
+    def _count_ambiguous(self, event: AttemptFailed) -> None:
+        """What nobody can bound may be any sum, so it passes every limit."""
+        limit_usd = self._options.max_ambiguous_cost_usd
+        if limit_usd is None:
+            return
+        if event.at_most_usd is None:
+            why = "what it may have cost is not known (no max_tokens, or a model without a known price)"
+        else:
+            self._ambiguous_usd += event.at_most_usd
+            if self._ambiguous_usd <= limit_usd:
+                return
+            why = f"up to ${self._ambiguous_usd:.4f} may have been billed without a usable answer"
+        self._end(
+            f"{event.failure.message}: {why}; --max-ambiguous-cost {limit_usd:g} is reached",
+            StopReason("stopped at --max-ambiguous-cost", LIMIT_REACHED),
+        )
+
+    def _stood_still(self, seconds: float) -> None:
+        self._listen(Notice("info", f"this machine stood still for {seconds:,.0f} s; time limits were moved by that"))
+
     def _give_up(self, why: str) -> None:
+        self._end(why, StopReason("stopped by the provider", PROVIDER_STOPPED))
+
+    def _end(self, why: str, reason: StopReason) -> None:
         if not self._stop.requested:
             self.stopped_because = why
             self._listen(Notice("warning", why))
-            self._stop.request(StopReason("stopped by the provider", PROVIDER_STOPPED))
+            self._stop.request(reason)
 
     def _fixed_headers(self) -> Mapping[str, str]:
         """Of every request. The key among them goes to the target's origin only: no redirect is followed."""
@@ -132,7 +226,28 @@ class Sender:
         key = self._key()
         if key is not None:
             headers["Authorization"] = f"Bearer {key.reveal()}"
+        self._guard_secrets(key)
         return headers
+
+    def _guard_secrets(self, key: Secret | None) -> None:
+        """From here on nothing that is told may hold them."""
+        secrets = [*(() if key is None else [key.reveal()]), *(() if self._proxy is None else self._proxy.secrets)]
+        if not secrets:
+            return
+        self._redactor = Redactor(secrets)
+        self._listen(KeysLoaded(self._redactor.text))
+        for name, what in _TELLTALES.items():
+            if os.environ.get(name):
+                self._listen(Notice("warning", f"{name} is set: {what}; unset it"))
+
+    def _find_proxy(self) -> Proxy | None:
+        """What the environment says, but never for this very machine, and never with a login from ``~/.netrc``."""
+        if self._target.is_loopback:
+            return None
+        proxy = proxy_for(self._target.base_url, getproxies_environment())
+        if proxy is not None:
+            self._listen(Notice("info", f"through the proxy {proxy.url}"))
+        return proxy
 
     def _key(self) -> Secret | None:
         target, options = self._target, self._options
@@ -170,13 +285,31 @@ class Sender:
         return server.base_url + self._target.provider.path
 
     def _finished(self, job: Job, outcome: Reply | Failure, trace: Trace) -> Awaitable[None] | None:
+        if isinstance(outcome, Reply):
+            trace.cost_usd = self._prices.cost_usd(outcome, job.request.model)
         written = self._finish(job, outcome, trace)
         if isinstance(outcome, Reply):
             self._fuse.good()
             self._outage.answered()
+            self._illness.answered()
         elif self._fuse.blows(self._for_all(job, outcome), fresh=not job.failed_before):
             self._give_up(outcome.message)
+        self._count(None if isinstance(outcome, Reply) else outcome, fresh=not job.failed_before)
         return written
+
+    def refused(self, failure: Failure) -> None:
+        """A row that can not be sent has got its error line."""
+        self._count(failure, sent=False)
+
+    def _count(self, failure: Failure | None, *, fresh: bool = True, sent: bool = True) -> None:
+        self._too_many_failed = self._too_many_failed or self._failures.ended(failure, fresh=fresh, sent=sent)
+
+    def _stopped_by_failures(self) -> bool:
+        """Asked before each row: a run that has none left is complete, however many failed."""
+        if self._too_many_failed is None:
+            return False
+        self._end(self._too_many_failed, StopReason("too many rows failed", LIMIT_REACHED))
+        return True
 
     def _for_all(self, job: Job, failure: Failure) -> Failure:
         """A model that only this row asks for may be unknown without any harm to the others."""
@@ -195,6 +328,43 @@ class Sender:
             return
         self._listen(Draining(in_flight, grace_s, self._stop.reason.why))
         self._patience = asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
+
+
+@contextmanager
+def _hushed(loop: asyncio.AbstractEventLoop, hide: Callable[[str], str]) -> Iterator[None]:
+    """What the loop itself reports meanwhile ("Task exception was never retrieved") shows no key.
+
+    Its report holds the ``repr`` of the exception, and that of aiohttp's holds the headers. A handler that the
+    caller has set stays.
+    """
+
+    def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        trace = "" if error is None else "".join(traceback.format_exception(error))
+        told = [str(context.get("message")), *(f"{name}: {value!r}" for name, value in context.items()), trace]
+        logging.getLogger("asyncio").error("%s", hide("\n".join(told)))
+
+    if loop.get_exception_handler() is not None:
+        yield
+        return
+    loop.set_exception_handler(report)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(None)
+
+
+class _WhileFine:
+    """A feed that ends before its next job once ``stopped`` says so; the job then stays pending."""
+
+    def __init__(self, feed: Feed, stopped: Callable[[], bool]) -> None:
+        self._feed = feed
+        self._stopped = stopped
+        self.refill = feed.refill
+
+    def take(self) -> Job | None:
+        job = self._feed.take()
+        return None if job is None or self._stopped() else job
 
 
 def _shortest_s(options: RunOptions) -> float:

@@ -85,3 +85,16 @@ def signals_stop(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     finally:
         for number in installed:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def signal_shows(show: Callable[[], None], loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """SIGUSR1, which else ends a process, calls ``show``. Main thread only. Ignored from the start it stays ignored."""
+    if signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN:
+        yield
+        return
+    loop.add_signal_handler(signal.SIGUSR1, show)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGUSR1)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llmbatch.events import Status
+from llmbatch.records import FLAGS, TokenBound
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,39 @@ class ErrorCount:
     type: str
     count: int
     example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What ``requests`` that may have been billed can have cost at most, all together; None is unknown."""
+
+    requests: int = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    usd: float | None = 0.0
+
+    def with_one(self, bound: TokenBound | None, usd: float | None) -> Exposure:
+        """One request more, with its bounds."""
+        tokens_in, tokens_out = (None, None) if bound is None else (bound.input_tokens, bound.output_tokens)
+        return Exposure(
+            self.requests + 1,
+            _sum(self.input_tokens, tokens_in),
+            _sum(self.output_tokens, tokens_out),
+            None if self.usd is None or usd is None else self.usd + usd,
+        )
+
+    def without(self, part: Exposure) -> Exposure:
+        """The rest, if ``part`` of them is taken out."""
+        return Exposure(
+            self.requests - part.requests,
+            _sum(self.input_tokens, None if part.input_tokens is None else -part.input_tokens),
+            _sum(self.output_tokens, None if part.output_tokens is None else -part.output_tokens),
+            None if self.usd is None or part.usd is None else self.usd - part.usd,
+        )
+
+
+def _sum(total: int | None, more: int | None) -> int | None:
+    return None if total is None or more is None else total + more
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +114,9 @@ class Summary:
     """The end of a run. ``ok`` and ``failed`` include the rows that earlier runs finished (``*_before``).
 
     ``requests`` are those that left this machine and came to an end. ``ambiguous`` of them may have been billed
-    although no usable answer arrived; ``maybe_billed_twice`` of these were sent again. ``cost_usd`` is None while
+    although no usable answer arrived; ``maybe_billed_twice`` of these were sent again. ``in_flight_at_kill`` were in
+    flight when the last run was killed: their rows are sent again too. The ``*_bound`` say what these may have cost at
+    most. ``flags`` counts the good answers with something odd about them. ``cost_usd`` is None while
     no price is known, and leaves out ``answers_without_price``. ``input_complete`` is False if the run stopped
     before the end of the input: ``rows`` then counts what was read. ``input_truncated`` is True if the input itself
     ends too early (a cut gzip, a file that shrank): rows are missing. ``output`` is where the results now are.
@@ -104,6 +140,10 @@ class Summary:
     rate_limited: int = 0
     ambiguous: int = 0
     maybe_billed_twice: int = 0
+    ambiguous_bound: Exposure = field(default_factory=Exposure)
+    maybe_billed_twice_bound: Exposure = field(default_factory=Exposure)
+    flags: Mapping[str, int] = field(default_factory=dict)
+    in_flight_at_kill: int = 0
     latency_s: Percentiles | None = None
     first_token_s: Percentiles | None = None
     tokens: Tokens = field(default_factory=Tokens)
@@ -132,6 +172,9 @@ class Summary:
             "first_token_s": _percentiles(self.first_token_s),
             **_tokens(self.tokens),
             "cost_usd": self.cost_usd,
+            **_bounds("ambiguous", self.ambiguous_bound),
+            **_bounds("maybe_billed_twice", self.maybe_billed_twice_bound),
+            **{name: self.flags.get(name, 0) for name in FLAGS},
             "answers_without_price": self.answers_without_price,
             "errors": [asdict(error) for error in self.errors],
             "finish_reasons": dict(self.finish_reasons),
@@ -158,11 +201,20 @@ _COUNTS = (
     "rate_limited",
     "ambiguous",
     "maybe_billed_twice",
+    "in_flight_at_kill",
 )
 
 
 def _percentiles(values: Percentiles | None) -> dict[str, float] | None:
     return None if values is None else {name: round(value, 4) for name, value in asdict(values).items()}
+
+
+def _bounds(name: str, bound: Exposure) -> dict[str, float | None]:
+    return {
+        f"{name}_usd": bound.usd,
+        f"{name}_input_tokens": bound.input_tokens,
+        f"{name}_output_tokens": bound.output_tokens,
+    }
 
 
 def _tokens(tokens: Tokens) -> dict[str, int]:

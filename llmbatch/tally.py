@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmbatch.events import AttemptFailed, Draining, Event, Notice, RowEnded, RowKept, RunEnded, RunStarted, Status
+from llmbatch.events import (
+    AttemptFailed,
+    CutOff,
+    Draining,
+    Event,
+    Notice,
+    RowEnded,
+    RowKept,
+    RunEnded,
+    RunStarted,
+    Status,
+)
 from llmbatch.meters import Histogram, RecentRate
 from llmbatch.records import Failure, Reply, Usage
-from llmbatch.summary import ErrorCount, Percentiles, Snapshot, Summary, Tokens
+from llmbatch.summary import ErrorCount, Exposure, Percentiles, Snapshot, Summary, Tokens
 
 __all__ = ["Snapshot", "Summary", "Tally"]
 
@@ -35,6 +46,9 @@ class Tally:
         self._begin()
         self.ok = self.failed = self.kept_ok = self.kept_failed = 0
         self.retries = self.rate_limited = self.ambiguous = self.maybe_billed_twice = 0
+        self.in_flight_at_kill = 0
+        self._ambiguous_bound = self._twice_bound = Exposure()
+        self._flags: dict[str, int] = {}
         self._failed_attempts = 0
         self._input_tokens = self._output_tokens = self._cached_tokens = self._reasoning_tokens = 0
         self._without_usage = 0
@@ -118,6 +132,10 @@ class Tally:
             rate_limited=self.rate_limited,
             ambiguous=self.ambiguous,
             maybe_billed_twice=self.maybe_billed_twice,
+            ambiguous_bound=self._ambiguous_bound,
+            maybe_billed_twice_bound=self._twice_bound,
+            flags=dict(self._flags),
+            in_flight_at_kill=self.in_flight_at_kill,
             latency_s=_percentiles(self._latency),
             first_token_s=_percentiles(self._first_token),
             tokens=self.tokens,
@@ -181,6 +199,8 @@ class Tally:
         self.ok += 1
         self._count_tokens(reply.usage)
         _count(self._finish_reasons, reply.finish_reason or "none given")
+        for flag in reply.flags:
+            _count(self._flags, flag)
 
     def _count_tokens(self, usage: Usage) -> None:
         if usage.input_tokens is None and usage.output_tokens is None:
@@ -205,8 +225,15 @@ class Tally:
         again = event.retry_in_s is not None
         self.retries += again
         self.rate_limited += failure.rate_limited
-        self.ambiguous += failure.maybe_billed
-        self.maybe_billed_twice += failure.maybe_billed and again
+        if failure.maybe_billed:
+            self.ambiguous += 1
+            self._ambiguous_bound = self._ambiguous_bound.with_one(failure.bound, event.at_most_usd)
+            if again:
+                self.maybe_billed_twice += 1
+                self._twice_bound = self._twice_bound.with_one(failure.bound, event.at_most_usd)
+
+    def _was_cut_off(self, event: CutOff) -> None:
+        self.in_flight_at_kill = event.in_flight
 
     def _draining_began(self, event: Draining) -> None:
         self._draining = (event, self._clock())
@@ -263,6 +290,7 @@ _HEARD: dict[type, Callable[[Tally, Any], None]] = {
     RowEnded: Tally._row_ended,
     RowKept: Tally._row_kept,
     AttemptFailed: Tally._attempt_failed,
+    CutOff: Tally._was_cut_off,
     Draining: Tally._draining_began,
     Notice: Tally._noticed,
     RunEnded: Tally._run_ended,

@@ -25,6 +25,7 @@ LEVEL = {
     "rules": 2,
     "summary": 2,
     "tally": 3,
+    "prices": 3,
     "providers": 3,
     "files": 3,
     "calls": 4,
@@ -53,6 +54,7 @@ ONLY_IN = {
     "rich": ({"views.live"}, "what people see is not what happens"),
     "tenacity": ({"calls.retry"}, "one retry policy; a second one would multiply the attempts"),
     "aiofiles": ({"files.journal"}, "one writer"),
+    "genai_prices": ({"prices"}, "one price list, imported when there is something to price"),
     "jinja2": ({"rules.template"}, "templates are sandboxed in one place"),
 }
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from llmbatch.cli.app import app
 
 README = Path(__file__).parent.parent / "README.md"
+COMMANDS = ("run", "verify", "repair", "sim")
 
 
 def shown(*args: str) -> str:
@@ -23,7 +24,7 @@ def flags(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
 
-@pytest.mark.parametrize("command", ["run", "sim"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_shows_an_example_and_its_exit_codes(command: str) -> None:
     text = shown(command)
     assert f"llmbatch {command} " in text
@@ -38,12 +39,11 @@ def test_run_explains_each_of_its_exit_codes(command: str, code: int) -> None:
 
 def test_all_commands_are_listed() -> None:
     text = shown()
-    assert "run" in text
-    assert "sim" in text
+    assert all(re.search(rf"^ +{command} ", text, re.MULTILINE) for command in COMMANDS)
 
 
 def test_flags_in_the_examples_exist() -> None:
-    known = flags(shown("run")) | flags(shown("sim")) | {"--version"}
+    known = {"--version"}.union(*(flags(shown(command)) for command in COMMANDS))
     examples = [line for line in README.read_text().splitlines() if line.lstrip("$ ").startswith("llmbatch ")]
     assert examples
     assert flags("\n".join(examples)) <= known

@@ -8,6 +8,7 @@ import os
 import pickle
 from pathlib import Path
 
+import orjson
 import pytest
 
 from llmbatch.errors import OptionsError
@@ -56,10 +57,51 @@ def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -
         load(key_file=key_file(tmp_path, KEY.encode(), mode))
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe\x00", b"a\x00b"])
-def test_a_key_file_without_a_key_is_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(OptionsError, match="key"):
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_key_file_for_its_owner_alone_is_read(tmp_path: Path, mode: int) -> None:
+    assert load(key_file=key_file(tmp_path, KEY.encode(), mode)) is not None
+
+
+def test_the_mode_that_counts_is_that_of_the_file_behind_a_link(tmp_path: Path) -> None:
+    path, link = key_file(tmp_path, KEY.encode(), 0o640), tmp_path / "link"
+    link.symlink_to(path)
+    with pytest.raises(OptionsError, match="chmod 600"):
+        load(key_file=link)
+    path.chmod(0o600)
+    assert load(key_file=link) is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_key_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = key_file(tmp_path, KEY.encode())
+    os.chown(path, 65534, -1)
+    with pytest.raises(OptionsError, match="another user"):
+        load(key_file=path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (b"\xff\xfe\x00", "not the text of a key"),
+        (b"a\x00b", "not the text of a key"),
+        (b"sk-canary\xff", "not the text of a key"),
+        (b"k" * 100_000, "not the text of a key"),
+        (KEY.encode() + b"\n# the old one\n" + KEY.encode(), "has 3 lines"),
+        (KEY.encode() + b"\r\nmore", "has 2 lines"),
+        ("sk-\u200bcanary".encode(), r"U\+200B, position 4"),
+    ],
+)
+def test_a_key_file_without_a_key_is_refused_without_showing_it(tmp_path: Path, content: bytes, words: str) -> None:
+    with pytest.raises(OptionsError, match=words) as error:
         load(key_file=key_file(tmp_path, content))
+    seen: list[str] = []
+    cause: BaseException | None = error.value
+    while cause is not None:
+        seen.append(repr(cause))
+        cause = cause.__cause__ or cause.__context__
+    assert not [text for text in seen if "canary" in text or "kkkk" in text]
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
@@ -103,7 +145,8 @@ def test_a_secret_shows_itself_to_nobody() -> None:
     secret = load(OPENAI_API_KEY=KEY)
     shown = [repr(secret), str(secret), f"{secret}", f"{secret!r:>40}", f"{secret:>99}", "%s %r" % (secret, secret)]  # noqa: UP031
     assert not [text for text in shown if "canary" in text]
-    for leak in (pickle.dumps, copy.deepcopy, copy.copy, json.dumps):
+    leaks = (pickle.dumps, copy.deepcopy, copy.copy, json.dumps, orjson.dumps, Secret.__getstate__, vars)
+    for leak in leaks:
         with pytest.raises(TypeError) as error:
             leak(secret)  # type: ignore[operator]
         assert "canary" not in str(error.value)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from llmbatch.errors import OptionsError, OutputRefused, StorageError
+from llmbatch.files.journal import DiskListener
 from llmbatch.files.stdout import StdoutWriter
 from llmbatch.opening import open_file_output, open_stdout_output
 from llmbatch.options import RunOptions
@@ -29,9 +30,12 @@ def fail(error: Any) -> None:
     raise AssertionError(error)
 
 
+LISTENER = DiskListener(fail, fail, fail)
+
+
 def file_output(folder: Path, **settings: Any) -> FileOutput:
     options = RunOptions(str(folder / "in.jsonl"), output=str(folder / "out.jsonl"), model="m", **settings)
-    return open_file_output(options, fail, "then")
+    return open_file_output(options, LISTENER, "then")
 
 
 async def write(output: FileOutput | StdoutOutput, rows: list[int]) -> list[int]:
@@ -94,12 +98,14 @@ def test_input_is_never_the_output_by_any_name(tmp_path: Path, name: str) -> Non
     (tmp_path / "link.jsonl").symlink_to("in.jsonl")
     (tmp_path / "hard.jsonl").hardlink_to(tmp_path / "in.jsonl")
     with pytest.raises(OptionsError, match="is the input itself"):
-        open_file_output(RunOptions(str(tmp_path / "in.jsonl"), output=str(tmp_path / name), model="m"), fail, "then")
+        open_file_output(
+            RunOptions(str(tmp_path / "in.jsonl"), output=str(tmp_path / name), model="m"), LISTENER, "then"
+        )
 
 
 def stdout_output(folder: Path, **settings: Any) -> StdoutOutput:
     options = RunOptions("-", model="m", **settings)
-    return open_stdout_output(options, folder / "state", {"words": "the same"}, fail, fail, "then")
+    return open_stdout_output(options, folder / "state", {"words": "the same"}, LISTENER, fail, "then")
 
 
 async def test_stdout_in_input_order_waits_for_the_slow_row_only(tmp_path: Path, capfdbinary: Stdout) -> None:

@@ -15,6 +15,7 @@ from llmbatch.calls.retry import Retry
 from llmbatch.options import RetryLimits
 from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.pace import Pace
+from llmbatch.rules.quota import Quota
 from llmbatch.rules.window import FixedWindow, LittleWindow, Window
 from llmbatch.scheduler import Job, Scheduler
 
@@ -74,10 +75,16 @@ class Bench:
         self.window = FixedWindow(window) if isinstance(window, int) else window
         pace = None if rpm is None else Pace(rpm)
         self.limiter = Limiter(
-            self.script, self.window, pace, self.now, lambda: 0.5, lambda event: None, row_deadline_s
+            self.script, self.window, pace, self.now, lambda: 0.5, lambda event: None, Quota(), row_deadline_s
         )
         self.retry = Retry(
-            self.limiter, limits or RetryLimits(), self.scheduler.rest, self.now, lambda: 0.5, lambda event: None
+            self.limiter,
+            limits or RetryLimits(),
+            self.scheduler.rest,
+            self.now,
+            lambda: 0.5,
+            lambda event: None,
+            Quota(),
         )
 
     def finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> None:

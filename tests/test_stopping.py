@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmbatch.stopping import Stop, StopReason, signals_stop
+from llmbatch.stopping import Stop, StopReason, signal_shows, signals_stop
 
 WHY = StopReason("the disk failed", 5)
 
@@ -111,3 +111,18 @@ async def test_afterwards_signals_do_what_they_did(handlers: None) -> None:
         pass
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("before", "shown"), [(signal.SIG_DFL, 2), (signal.SIG_IGN, 0)])
+async def test_usr1_shows_and_ends_nothing(before: signal.Handlers, shown: int) -> None:
+    told: list[str] = []
+    old = signal.signal(signal.SIGUSR1, before)
+    try:
+        with signal_shows(lambda: told.append("status"), asyncio.get_running_loop()):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGUSR1)
+                await asyncio.sleep(0.01)
+        assert len(told) == shown
+        assert signal.getsignal(signal.SIGUSR1) == before
+    finally:
+        signal.signal(signal.SIGUSR1, old)

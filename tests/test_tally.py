@@ -14,7 +14,8 @@ from llmbatch.events import (
     RunStarted,
     Status,
 )
-from llmbatch.records import Failure, Reply, Result, Usage
+from llmbatch.records import Failure, Reply, Result, TokenBound, Usage
+from llmbatch.summary import Exposure
 from llmbatch.tally import Tally
 
 STATUS = Status(in_flight=0, allowed=4, waiting_retry=0, gate_closed_s=0.0, binding="requests")
@@ -213,8 +214,43 @@ def test_names_of_the_json_summary_are_stable(tally: Tally) -> None:
     assert " ".join(names) == (
         "exit_code rows ok failed skipped pending ok_before failed_before input_complete input_truncated"
         " requests retries rate_limited"
-        " ambiguous maybe_billed_twice adds_up wall_s rows_per_s latency_s first_token_s input_tokens output_tokens"
-        " cached_input_tokens reasoning_tokens answers_without_usage cost_usd answers_without_price errors"
+        " ambiguous maybe_billed_twice in_flight_at_kill adds_up wall_s rows_per_s latency_s first_token_s input_tokens"
+        " output_tokens cached_input_tokens reasoning_tokens answers_without_usage cost_usd ambiguous_usd"
+        " ambiguous_input_tokens ambiguous_output_tokens maybe_billed_twice_usd maybe_billed_twice_input_tokens"
+        " maybe_billed_twice_output_tokens empty model_mismatch choices_mismatch answers_without_price errors"
         " finish_reasons binding_shares output next_command notices"
     )
     assert list(names["latency_s"]) == ["p50", "p90", "p95", "p99", "max"]
+
+
+def maybe_billed(tally: Tally, bound: TokenBound | None, usd: float | None, retry_in_s: float | None) -> None:
+    tally(AttemptFailed(replace(TIMEOUT, bound=bound), retry_in_s, at_most_usd=usd))
+
+
+def test_what_may_have_been_billed_is_summed_and_one_unknown_makes_the_sum_unknown(tally: Tally) -> None:
+    maybe_billed(tally, TokenBound("m", 100, 20), 0.5, 1.0)
+    maybe_billed(tally, TokenBound("m", 200, 30), 0.25, None)
+    tally(AttemptFailed(LIMITED, 1.0))
+    summary = tally.summary(rows=0, pending=0, exit_code=0)
+    assert summary.ambiguous_bound == Exposure(2, 300, 50, 0.75)
+    assert summary.maybe_billed_twice_bound == Exposure(1, 100, 20, 0.5)
+    assert summary.ambiguous_bound.without(summary.maybe_billed_twice_bound) == Exposure(1, 200, 30, 0.25)
+    maybe_billed(tally, TokenBound("m", 7, None), None, None)
+    maybe_billed(tally, None, None, 1.0)
+    summary = tally.summary(rows=0, pending=0, exit_code=0)
+    assert summary.ambiguous_bound == Exposure(4, None, None, None)
+    assert summary.maybe_billed_twice_bound == Exposure(2, None, None, None)
+    shown = summary.to_json()
+    assert shown["maybe_billed_twice_usd"] is None and shown["ambiguous_usd"] is None
+
+
+def test_nothing_that_may_have_been_billed_costs_nothing(tally: Tally) -> None:
+    shown = tally.summary(rows=0, pending=0, exit_code=0).to_json()
+    assert (shown["ambiguous_usd"], shown["maybe_billed_twice_usd"]) == (0.0, 0.0)
+
+
+def test_odd_answers_are_counted(tally: Tally) -> None:
+    answers(tally, 2, reply=Reply("", "stop", "m", Usage(), flags=("empty", "model_mismatch")))
+    answers(tally, 1, reply=Reply("", "stop", "m", Usage(), flags=("empty",)))
+    shown = tally.summary(rows=3, pending=0, exit_code=0).to_json()
+    assert (shown["empty"], shown["model_mismatch"], shown["choices_mismatch"]) == (3, 2, 0)

@@ -9,7 +9,7 @@ more look, so that the selector is polled in between; and a task whose answer ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from llmbatch.records import Failure, FailureClass
@@ -17,6 +17,11 @@ from llmbatch.records import Failure, FailureClass
 Limit = Literal["total", "first_token", "idle"]
 
 TICK_S = 0.25
+# An answer that has just come is read within one turn of the loop; more looks than this only spare a server that
+# never stops to send, and never ends.
+SPARED_LOOKS = 4
+# A loop that is this late was not busy: the machine slept, the process was stopped, or the disk hung.
+STANDSTILL_S = 5.0
 
 _TEXT: Mapping[Limit, str] = {
     "total": "no complete answer within {:g} s (--timeout)",
@@ -41,7 +46,7 @@ def row_deadline(kind: FailureClass, request_id: str | None) -> Failure:
 class Guard:
     """The limits of one attempt; seconds of the watch's clock. Owned by the task it guards."""
 
-    __slots__ = ("_heard_s", "_idle_s", "_task", "_total_s", "_watch", "expired", "overdue", "quiet_limit")
+    __slots__ = ("_heard_s", "_idle_s", "_task", "_total_s", "_watch", "expired", "overdue", "quiet_limit", "spared")
 
     def __init__(self, watch: Watch, task: asyncio.Task[Any], total_s: float, first_token_s: float | None) -> None:
         self._watch = watch
@@ -52,6 +57,7 @@ class Guard:
         self.quiet_limit: Limit = "first_token"
         self.expired: Limit | None = None
         self.overdue = False
+        self.spared = 0
 
     def __enter__(self) -> Guard:
         self._watch.guards[self] = None
@@ -75,18 +81,30 @@ class Guard:
         return None
 
     def end(self, limit: Limit) -> None:
-        """Cancel the task, unless what it waits for has just come."""
+        """Cancel the task, unless what it waits for has just come: then it is spared a few times."""
         waiter = getattr(self._task, "_fut_waiter", None)
-        if waiter is None or waiter.done():
+        if (waiter is None or waiter.done()) and self.spared < SPARED_LOOKS:
+            self.spared += 1
             return
         self.expired = limit
         self._task.cancel()
 
 
 class Watch:
-    """All running attempts of a run. ``attended_s`` counts only time in which the loop turned."""
+    """All running attempts of a run. ``attended_s`` counts only time in which the loop turned.
 
-    def __init__(self, shortest_s: float) -> None:
+    ``stood_still`` is called with the seconds of each time in which it did not, if these are many; by ``clock``, which
+    should go on while the machine sleeps (the loop's does not on Linux). Without one, by the loop's.
+    """
+
+    def __init__(
+        self,
+        shortest_s: float,
+        stood_still: Callable[[float], None] = lambda seconds: None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._stood_still = stood_still
+        self._clock = clock
         self.tick_s = min(TICK_S, shortest_s / 4)
         self.attended_s = 0.0
         self.guards: dict[Guard, None] = {}
@@ -99,13 +117,17 @@ class Watch:
 
     async def run(self) -> None:
         """Look, tick by tick, until cancelled."""
-        loop = asyncio.get_running_loop()
-        last_s = loop.time()
+        loop_time = asyncio.get_running_loop().time
+        clock = self._clock or loop_time
+        last_s, looked_s = loop_time(), clock()
         while True:
             await asyncio.sleep(self.tick_s)
-            now_s = loop.time()
+            now_s = loop_time()
             self.attended_s += min(now_s - last_s, 2 * self.tick_s)
             last_s = now_s
+            late_s, looked_s = clock() - looked_s - self.tick_s, clock()
+            if late_s > STANDSTILL_S:
+                self._stood_still(late_s)
             self.look()
 
     def look(self) -> None:
@@ -113,7 +135,7 @@ class Watch:
         for guard in list(self.guards):
             limit = guard.over(self.attended_s)
             if limit is None:
-                guard.overdue = False
+                guard.overdue, guard.spared = False, 0
             elif guard.overdue:
                 guard.end(limit)
             else:

@@ -16,6 +16,7 @@ from llmbatch.events import AttemptFailed, GateClosed, Listener, Notice, Status
 from llmbatch.records import Attempt, Call, CallFailed, Failure, Reply, Request, Stopped, Trace
 from llmbatch.rules.gate import Gate
 from llmbatch.rules.pace import Pace
+from llmbatch.rules.quota import PAUSE_S, Quota
 from llmbatch.rules.window import Window
 
 ABANDONED = Failure("ambiguous", "abandoned", "given up while it was in flight", retryable=True)
@@ -24,7 +25,10 @@ VISIBLE_PAUSE_S = 120.0
 
 
 class Limiter:
-    """Admits requests of one endpoint, key and model. Owned by the run's loop."""
+    """Admits requests of one endpoint, key and model. Owned by the run's loop.
+
+    ``admitted`` is called when ``in_flight`` has grown, before the bytes of the request leave.
+    """
 
     def __init__(
         self,
@@ -34,7 +38,9 @@ class Limiter:
         clock: Callable[[], float],
         chance: Callable[[], float],
         listen: Listener,
+        quota: Quota,
         row_deadline_s: float | None = None,
+        admitted: Callable[[], None] = lambda: None,
     ) -> None:
         self._inner = inner
         self.window = window
@@ -43,7 +49,9 @@ class Limiter:
         self._clock = clock
         self._chance = chance
         self._listen = listen
+        self._quota = quota
         self._row_deadline_s = row_deadline_s
+        self._admitted = admitted
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -63,7 +71,7 @@ class Limiter:
             self._failed(failed.failure, trace)
             raise
         except asyncio.CancelledError:
-            self._listen(AttemptFailed(ABANDONED, None))
+            self._listen(AttemptFailed(_abandoned(trace), None))
             raise
         else:
             self._answered(trace)
@@ -99,6 +107,7 @@ class Limiter:
         if self._blocked_s() > 0:
             return False
         self.in_flight += 1
+        self._admitted()
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         if self._pace is not None:
             self._pace.take(self._clock())
@@ -173,12 +182,35 @@ class Limiter:
     def _answered(self, trace: Trace) -> None:
         attempt = trace.attempts[-1]
         self.window.answered(attempt.latency_s)
+        self._quota.answered(trace.retry_costs[-1] if trace.retry_costs else 0)
         if self.gate.ramp is not None:
             self.gate.answered(attempt.sent_s, self.window.size)
 
     def _failed(self, failure: Failure, trace: Trace) -> None:
-        if not failure.concerns_all and failure.retry_after_s is None:
+        if failure.retryable and not failure.concerns_all and not trace.failed_before:
+            self._count(failure, trace.attempts[-1].sent_s)
+        if failure.concerns_all or failure.retry_after_s is not None:
+            self._pause(failure, trace)
+
+    def _count(self, failure: Failure, sent_s: float) -> None:
+        """One more failure that another try may mend; when no try can be paid, all rows wait."""
+        was_ill, now_s = self._quota.ill, self._clock()
+        if self._quota.failed(failure) or not self.gate.spent(now_s, sent_s, PAUSE_S):
             return
+        self._old = self.in_flight
+        self._listen(GateClosed(self.gate.wait_s(now_s), failure, self.gate.strikes, ill=True))
+        if not was_ill:
+            share, status = self._quota.failed_share, f"{failure.http_status} " if failure.http_status else ""
+            self._listen(
+                Notice(
+                    "warning",
+                    f"{share:.0%} of the last requests failed ({status}{failure.type}: {failure.message}): waiting "
+                    f"{PAUSE_S:.0f} s between probes until they are answered again",
+                )
+            )
+
+    def _pause(self, failure: Failure, trace: Trace) -> None:
+        """What the provider asks for, or what concerns all, holds up all rows."""
         now_s = self._clock()
         if failure.concerns_all and trace.limited_since_s is None:
             trace.limited_since_s = now_s
@@ -189,3 +221,9 @@ class Limiter:
         self._listen(GateClosed(pause_s, failure, self.gate.strikes))
         if pause_s > VISIBLE_PAUSE_S >= before_s:
             self._listen(Notice("warning", f"the provider asked for a pause of {pause_s:,.0f} s: {failure.message}"))
+
+
+def _abandoned(trace: Trace) -> Failure:
+    """As the wire noted it, if it was reached."""
+    noted = trace.attempts[-1].failure if trace.attempts else None
+    return noted if noted is not None and noted.type == ABANDONED.type else ABANDONED

@@ -13,11 +13,15 @@ from tenacity import AsyncRetrying, RetryCallState
 from llmbatch.events import AttemptFailed, Listener
 from llmbatch.options import RetryLimits
 from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Trace
+from llmbatch.rules.quota import Quota
 from llmbatch.rules.retry import Verdict, decide
 
 
 class Retry:
-    """``rest`` sleeps before the next try; while it does, the row holds no slot, no connection and no worker."""
+    """``rest`` sleeps before the next try; while it does, the row holds no slot, no connection and no worker.
+
+    ``quota`` is that of the limiter: it closes the gate when a retry can not be paid, and here nothing is paid then.
+    """
 
     def __init__(
         self,
@@ -27,6 +31,7 @@ class Retry:
         clock: Callable[[], float],
         chance: Callable[[], float],
         listen: Listener,
+        quota: Quota,
     ) -> None:
         self._inner = inner
         self._limits = limits
@@ -34,6 +39,7 @@ class Retry:
         self._clock = clock
         self._chance = chance
         self._listen = listen
+        self._quota = quota
 
     async def __call__(self, request: Request, trace: Trace, /) -> Reply:
         try:
@@ -65,11 +71,21 @@ class Retry:
         failures = [attempt.failure for attempt in trace.attempts if attempt.failure is not None]
         now_s = self._clock()
         limited_s = 0.0 if trace.limited_since_s is None else now_s - trace.limited_since_s
-        verdict = decide(failures, limited_s, self._limits, self._chance())
+        last = failures[-1]
+        free = last.concerns_all or trace.failed_before
+        paid = free or self._quota.affords(last)
+        own_fault = trace.others_answered is not None and trace.others_answered < self._quota.answers
+        trace.others_answered = self._quota.answers
+        trace.unpaid += not paid and not own_fault
+        verdict = decide(failures, limited_s, self._limits, self._chance(), unpaid=trace.unpaid, paid=paid)
         if verdict.again and trace.deadline_s is not None and now_s + verdict.delay_s >= trace.deadline_s:
             verdict = Verdict(False, 0.0, "the row's deadline")
-        self._tell(failures[-1], verdict)
+        if verdict.again and not free:
+            trace.retry_costs += (self._quota.pay(last) if paid else 0,)
+        elif not verdict.again and own_fault:
+            self._quota.refund(sum(trace.retry_costs))
+        self._tell(last, verdict)
         return verdict
 
     def _tell(self, failure: Failure, verdict: Verdict) -> None:
-        self._listen(AttemptFailed(failure, verdict.delay_s if verdict.again else None))
+        self._listen(AttemptFailed(failure, verdict.delay_s if verdict.again else None, verdict.reason))

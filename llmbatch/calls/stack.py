@@ -14,6 +14,7 @@ from llmbatch.calls.wire import Wire
 from llmbatch.events import Listener
 from llmbatch.options import RetryLimits
 from llmbatch.rules.pace import Pace
+from llmbatch.rules.quota import Quota
 from llmbatch.rules.window import Window
 
 
@@ -36,7 +37,9 @@ def build(
     chance: Callable[[], float],
     listen: Listener,
     row_deadline_s: float | None = None,
+    admitted: Callable[[], None] = lambda: None,
 ) -> Stack:
     """retry( limit( wire ))"""
-    limiter = Limiter(wire, window, pace, clock, chance, listen, row_deadline_s)
-    return Stack(Retry(limiter, retry, rest, clock, chance, listen), limiter)
+    quota = Quota(window.size)
+    limiter = Limiter(wire, window, pace, clock, chance, listen, quota, row_deadline_s, admitted)
+    return Stack(Retry(limiter, retry, rest, clock, chance, listen, quota), limiter)

@@ -9,18 +9,28 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import aiohttp
 import orjson
+from aiohttp.client_proto import ResponseHandler
+from multidict import CIMultiDict
 from yarl import URL
 
+from llmbatch.calls.connect import Proxy, has_unread, loopback_socket, patient_socket
 from llmbatch.calls.deadlines import Guard, Limit, Watch, row_deadline, timed_out
-from llmbatch.options import MAX_BODY_BYTES, Timeouts
+from llmbatch.calls.limit import ABANDONED
+from llmbatch.calls.received import Received
+from llmbatch.options import Timeouts
 from llmbatch.providers.base import Provider
 from llmbatch.providers.openai_errors import request_id
 from llmbatch.providers.sse import EventDecoder
 from llmbatch.records import Attempt, CallFailed, Failure, FailureClass, Reply, Request, Trace
+from llmbatch.rules.bound import token_bound
+from llmbatch.rules.flags import flags_of
+from llmbatch.rules.kept import KEPT_BODY_BYTES
 from llmbatch.rules.reasons import excerpt
 from llmbatch.rules.redact import Redactor
 
@@ -36,24 +46,75 @@ LINGER_S = 1.0
 KEY_HEADERS = ("Authorization", "api-key", "x-api-key", "x-goog-api-key")
 
 
-def open_session(headers: Mapping[str, str], timeouts: Timeouts) -> aiohttp.ClientSession:
+class _Protocol(ResponseHandler):
+    """Tells the reader of a body that the connection failed: aiohttp's own leaves it waiting after bad framing.
+
+    The parser gives nothing of what came in one piece with bad framing, which may be a whole answer; it goes with the
+    error as ``unparsed``.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        error: Any = self._exception
+        if error is not None:
+            error.unparsed = data
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("bad framing"))
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Reuses no connection on which something came that was not asked for: it would be taken for the next answer."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        factory: Any = partial(_Protocol, loop=self._loop)
+        self._factory = factory
+
+    async def _get(self, *args: Any) -> Any:
+        while (connection := await super()._get(*args)) is not None:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close and not _has_unread(protocol.transport):
+                break
+            connection.close()
+        return connection
+
+
+def _has_unread(transport: asyncio.BaseTransport | None) -> bool:
+    connected = None if transport is None else transport.get_extra_info("socket")
+    return connected is None or has_unread(connected.fileno())
+
+
+def open_session(
+    timeouts: Timeouts, *, tls: ssl.SSLContext | None = None, loopback_only: bool = False
+) -> aiohttp.ClientSession:
     """The one session of a run.
 
-    No pool limit (the window is the limit), DNS cached, no cookies, nothing from the environment (``~/.netrc``
-    would be sent to the API host). Only connecting has a timeout here: see deadlines.py for the rest.
+    It knows no key: aiohttp gives the headers of a session to proxies too. No pool limit (the window is the limit),
+    DNS cached, no cookies, nothing from the environment (``~/.netrc`` would be sent to the API host). Certificates
+    are always verified, with ``tls`` or with what the system trusts. ``loopback_only`` refuses to connect to
+    another machine. Only connecting has a timeout here: see deadlines.py.
     """
-    connector = aiohttp.TCPConnector(
-        limit=0, ttl_dns_cache=DNS_CACHE_S, keepalive_timeout=KEEPALIVE_S, enable_cleanup_closed=False
+    connector = _Connector(
+        limit=0,
+        ttl_dns_cache=DNS_CACHE_S,
+        keepalive_timeout=KEEPALIVE_S,
+        enable_cleanup_closed=False,
+        ssl=True if tls is None else tls,
+        socket_factory=loopback_socket if loopback_only else patient_socket,
     )
     return aiohttp.ClientSession(
         connector=connector,
-        headers=headers,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, connect=timeouts.connect_s),
         trust_env=False,
         raise_for_status=False,
         # Not asked for, never needed: a cut gzip body looks complete.
         skip_auto_headers=("Accept-Encoding",),
+        auto_decompress=False,  # received.py does it, bounded, and keeps what was broken
     )
 
 
@@ -65,11 +126,13 @@ class Wire:
         session: aiohttp.ClientSession,
         provider: Provider,
         url: str,
+        headers: Mapping[str, str],
         timeouts: Timeouts,
         watch: Watch,
         clock: Callable[[], float],
         *,
         stream: bool,
+        proxy: Proxy | None = None,
     ) -> None:
         self._session = session
         self._provider = provider
@@ -78,10 +141,19 @@ class Wire:
         self._watch = watch
         self._clock = clock
         self._stream = stream
+        self._headers = CIMultiDict(headers)
+        self._proxy = None if proxy is None else proxy.url
+        self._proxy_headers: dict[str, str] | None = None
+        if proxy is not None and proxy.authorization is not None:
+            # Over TLS the proxy reads CONNECT and no more; else it reads the request itself.
+            to_proxy = {"Proxy-Authorization": proxy.authorization}
+            if self._url.scheme == "https":
+                self._proxy_headers = to_proxy
+            else:
+                self._headers.update(to_proxy)
         self._lingering: set[asyncio.Task[None]] = set()
-        self._redactor = Redactor(
-            session.headers[name].rpartition(" ")[2] for name in KEY_HEADERS if name in session.headers
-        )
+        keys = [self._headers[name].rpartition(" ")[2] for name in KEY_HEADERS if name in self._headers]
+        self._redactor = Redactor([*keys, *(() if proxy is None else proxy.secrets)])
 
     async def __call__(self, request: Request, trace: Trace, /) -> Reply:
         attempt = Attempt(sent_s=self._clock())
@@ -96,16 +168,29 @@ class Wire:
             outcome: Reply | Failure = row_deadline("never_sent", None)
         else:
             with self._watch.guard(total_s, first_token_s) as guard:
-                outcome = await self._exchange(data, attempt, guard, total_s)
+                try:
+                    outcome = await self._exchange(data, attempt, guard, total_s)
+                except asyncio.CancelledError:
+                    attempt.failure = _bounded(replace(ABANDONED, request_id=attempt.request_id), body, data)
+                    raise
         attempt.latency_s = self._clock() - attempt.sent_s
         if isinstance(outcome, Failure):
-            attempt.failure = self._redactor.failure(outcome)
+            attempt.failure = _bounded(self._redactor.failure(outcome), body, data)
             raise CallFailed(attempt.failure)
-        return self._redactor.reply(outcome)
+        flags = flags_of(outcome, body.get("model"))
+        return self._redactor.reply(replace(outcome, flags=flags) if flags else outcome)
 
     async def _exchange(self, data: bytes, attempt: Attempt, guard: Guard, total_s: float) -> Reply | Failure:
+        """One request, one answer. A failure tells what came of the answer, however it ended."""
+        received = Received()
+        outcome = await self._ended(data, attempt, guard, total_s, received)
+        return received.told(outcome) if isinstance(outcome, Failure) else outcome
+
+    async def _ended(
+        self, data: bytes, attempt: Attempt, guard: Guard, total_s: float, received: Received
+    ) -> Reply | Failure:
         try:
-            return await self._send(data, attempt, guard)
+            return await self._send(data, attempt, guard, received)
         except asyncio.CancelledError:
             if guard.expired is None:
                 raise
@@ -114,43 +199,56 @@ class Wire:
             task.uncancel()
             return self._timed_out(guard.expired, attempt, total_s)
         except CallFailed as failed:
-            return failed.failure
+            return replace(failed.failure, request_id=attempt.request_id)
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, TimeoutError, UnicodeError) as error:
+            received.add_unparsed(error)
             return transport_failure(error, attempt.request_id)
 
-    async def _send(self, data: bytes, attempt: Attempt, guard: Guard) -> Reply | Failure:
+    async def _send(self, data: bytes, attempt: Attempt, guard: Guard, received: Received) -> Reply | Failure:
         payload = data if len(data) < LARGE_BODY_BYTES else io.BytesIO(data)
-        response = await self._session.post(self._url, data=payload, allow_redirects=False)
+        response = await self._session.post(
+            self._url,
+            data=payload,
+            headers=self._headers,
+            allow_redirects=False,
+            proxy=self._proxy,
+            proxy_headers=self._proxy_headers,
+        )
         try:
-            outcome = await self._receive(response, attempt, guard)
+            outcome = await self._receive(response, attempt, guard, received)
         except BaseException:
             response.close()
             raise
         self._let_go(response)
         return outcome
 
-    async def _receive(self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard) -> Reply | Failure:
+    async def _receive(
+        self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard, received: Received
+    ) -> Reply | Failure:
         attempt.request_id = self._redactor.exact(request_id(response.headers))
-        if self._stream and response.status == 200 and response.content_type == "text/event-stream":
-            return await self._read_stream(response, attempt, guard)
+        if (encoding := response.headers.get("Content-Encoding")) is not None:
+            received.encoded_as(encoding)
+        streamed = self._stream and response.status == 200 and response.content_type == "text/event-stream"
+        if streamed and received.readable:
+            return await self._read_stream(response, attempt, guard, received)
         try:
-            body = await _read_body(response, guard, self._timeouts.idle_s)
-        except (aiohttp.ClientError, OSError):
+            await _read_body(response.content, guard, self._timeouts.idle_s, received)
+            body = received.whole()
+        except (aiohttp.ClientError, OSError, CallFailed):
             if response.status == 200:
                 raise
             body = b""  # the status alone says what to do: a rate limit must close the gate
         return self._provider.decode(response.status, response.headers, body)
 
-    async def _read_stream(self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard) -> Reply | Failure:
+    async def _read_stream(
+        self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard, received: Received
+    ) -> Reply | Failure:
         """Events until the end marker. Comments and pings do not count as life: only parts of the answer do."""
         events, answer = EventDecoder(), self._provider.stream_decoder()
-        received = 0
+        received.answer, received.keep_bytes = answer, KEPT_BODY_BYTES
         try:
-            while not answer.ended and (chunk := await response.content.readany()):
-                received += len(chunk)
-                if received > MAX_BODY_BYTES:
-                    _too_large()
-                for data in events.feed(chunk):
+            while not answer.ended and (chunk := await _next(response.content)):
+                for data in events.feed(received.add(chunk)):
                     if answer.feed(data):
                         guard.heard(self._timeouts.idle_s)
                         if attempt.first_token_s is None:
@@ -188,30 +286,29 @@ async def _linger(response: aiohttp.ClientResponse) -> None:
         response.close()
 
 
-async def _read_body(response: aiohttp.ClientResponse, guard: Guard, idle_s: float) -> bytes:
-    """The whole body, at most MAX_BODY_BYTES after decompression."""
-    stream = response.content
-    body = await stream.readany()
-    if stream.at_eof():
-        return body
+async def _next(content: aiohttp.StreamReader) -> bytes:
+    """The next part of a body. What came before the connection broke is given first; the error at the next call."""
+    try:
+        return await content.readany()
+    except (aiohttp.ClientError, OSError):
+        if before := content._read_nowait(-1):  # no public method reads what stands before an error
+            return before
+        raise
+
+
+async def _read_body(content: aiohttp.StreamReader, guard: Guard, idle_s: float, received: Received) -> None:
+    received.add(await _next(content))
+    if content.at_eof():
+        return
     guard.heard(idle_s)
-    parts, received = [body], len(body)
-    while chunk := await stream.readany():
+    while chunk := await _next(content):
         guard.heard(idle_s)
-        parts.append(chunk)
-        received += len(chunk)
-        if received > MAX_BODY_BYTES:
-            response.close()
-            _too_large()
-    return b"".join(parts)
+        received.add(chunk)
 
 
-def _too_large() -> NoReturn:
-    raise CallFailed(
-        Failure(
-            "unusable", "answer_too_large", f"the answer is larger than {MAX_BODY_BYTES // 2**20} MiB", http_status=200
-        )
-    )
+def _bounded(failure: Failure, body: Mapping[str, Any], data: bytes) -> Failure:
+    """``failure`` with what the request may have cost, if it may have cost anything."""
+    return replace(failure, bound=token_bound(body, data)) if failure.maybe_billed else failure
 
 
 def transport_failure(error: BaseException, sent_id: str | None = None) -> Failure:
@@ -240,11 +337,14 @@ def _transport_class(error: BaseException) -> tuple[FailureClass, str, bool, boo
         (aiohttp.InvalidURL, "never_sent", "invalid_url", False, True),
         (aiohttp.ServerDisconnectedError, "ambiguous", "disconnected", True, False),
         (aiohttp.ClientPayloadError, "ambiguous", "body_cut", True, False),
+        (aiohttp.ClientHttpProxyError, "never_sent", *_proxy_refusal(error)),
         (aiohttp.ClientResponseError, "ambiguous", "bad_http", True, False),
         (aiohttp.ClientOSError, "ambiguous", "connection_reset", True, False),
         (UnicodeDecodeError, "unusable", "bad_encoding", True, False),
         (UnicodeError, "never_sent", "invalid_url", False, True),  # the resolver's, of a host with an empty label
     )
+    if _is_tls_alert(error):
+        return "never_sent", "tls_port", False, True
     for cls, kind, word, retryable, fatal in table:
         if isinstance(error, cls):
             return kind, word, retryable, fatal
@@ -258,8 +358,29 @@ def _connect_word(error: BaseException) -> str:
     return "connection_refused" if code == errno.ECONNREFUSED else "connect_error"
 
 
+def _proxy_refusal(error: BaseException) -> tuple[str, bool, bool]:
+    """(type, retryable, fatal) of a proxy's answer to CONNECT: nothing of the request has left this machine."""
+    status = getattr(error, "status", 0)
+    if status == 407:
+        return "proxy_login", False, True
+    unreachable = status >= 500 or status in (408, 429)
+    return ("proxy_cannot_connect" if unreachable else "proxy_refused"), unreachable, not unreachable
+
+
+def _is_tls_alert(error: BaseException) -> bool:
+    """Whether the "answer" is a TLS record of type alert (RFC 8446, 5.1), as TLS servers answer plain HTTP."""
+    return isinstance(error, aiohttp.ClientResponseError) and "b'\\x15\\x03" in error.message
+
+
 def _transport_text(error: BaseException) -> str:
     """One sentence for the user; never ``repr``, which holds the request headers and the key in them."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"cannot connect to the proxy {error.host}:{error.port}: {_os_text(error.os_error)}"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        wants = "the proxy wants a login: put it into the proxy's URL, http://USER:PASSWORD@HOST:PORT"
+        return wants if error.status == 407 else f"the proxy refuses: {error.status} {_plain(error.message)}".rstrip()
+    if _is_tls_alert(error):
+        return "the server speaks TLS there: the URL must begin with https://"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect to {error.host}:{error.port}: {_connect_text(error)}"
     if isinstance(error, aiohttp.ClientResponseError):
@@ -281,10 +402,19 @@ _TEXTS: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
+# OpenSSL's words (X509_verify_cert_error_string) for what another trusted certificate would mend.
+_UNKNOWN_ISSUER = (
+    "self-signed certificate",
+    "self-signed certificate in certificate chain",
+    "unable to get local issuer certificate",
+)
+
+
 def _connect_text(error: aiohttp.ClientConnectorError) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         why = getattr(error.certificate_error, "verify_message", "")
-        return "its TLS certificate is not valid" + (f": {why}" if why else "")
+        hint = "; --ca-file FILE adds one to those that are trusted" if why in _UNKNOWN_ISSUER else ""
+        return "its TLS certificate is not valid" + (f": {why}" if why else "") + hint
     if isinstance(error, aiohttp.ClientConnectorSSLError):  # their errno is OpenSSL's
         return "no TLS connection (is it http, not https?)"
     return _os_text(error.os_error)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import typer
 
 from llmbatch._version import __version__
+from llmbatch.cli.repair import repair
 from llmbatch.cli.run import run
 from llmbatch.cli.simulate import sim
+from llmbatch.cli.verify import verify
 
 app = typer.Typer(
     name="llmbatch",
@@ -33,4 +35,6 @@ def root(
 
 
 app.command("run")(run)
+app.command("verify")(verify)
+app.command("repair")(repair)
 app.command("sim")(sim)

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from llmbatch.cli import scrub
 from llmbatch.cli.summary_file import SummaryFile
-from llmbatch.events import AttemptFailed, Draining, Event, Notice, RunStarted
-from llmbatch.machine import fast_loop, patient_collector
+from llmbatch.events import AttemptFailed, Draining, Event, KeysLoaded, Notice, RunStarted
+from llmbatch.machine import fast_loop, keep_memory_private, patient_collector
 from llmbatch.options import RunOptions
 from llmbatch.runner import Run
-from llmbatch.stopping import Stop, signals_stop
+from llmbatch.stopping import Stop, signal_shows, signals_stop
 from llmbatch.summary import Summary
 from llmbatch.views.printer import Printer
 from llmbatch.views.safe import safe
@@ -60,7 +61,8 @@ async def _run(options: RunOptions, shown: Shown) -> Summary:
     stop = Stop()
     printer = _printer(shown)
     run = Run(options, listen=_Told(printer, shown.verbose), stop=stop)
-    with signals_stop(stop, asyncio.get_running_loop()), _stopping(printer):
+    loop = asyncio.get_running_loop()
+    with signals_stop(stop, loop), signal_shows(lambda: _show_status(run, printer, shown), loop), _stopping(printer):
         ticker = asyncio.create_task(_tick(run, printer))
         try:
             return await run.execute(command=_this_command())
@@ -79,6 +81,18 @@ async def _tick(run: Run, printer: Printer) -> None:
             printer.refresh(run.snapshot())
 
 
+def _show_status(run: Run, printer: Printer, shown: Shown) -> None:
+    """One line for who asks with SIGUSR1, whatever the display; but quiet is quiet."""
+    from llmbatch.views.plain import progress_line
+    from llmbatch.views.printer import Sink
+
+    text = progress_line(run.snapshot()) if run.started else "starting: nothing was sent yet"
+    if shown.progress == "none" and not shown.quiet:
+        Sink(sys.stderr).line(f"llmbatch: {text}")
+    else:
+        printer.note(text)
+
+
 class _Told:
     """Passes on to the display what is worth a line there."""
 
@@ -93,9 +107,13 @@ class _Told:
             self._printer.note(safe(event.text), event.level)
         elif isinstance(event, Draining):
             self._printer.draining(event)
+        elif isinstance(event, KeysLoaded):
+            scrub.learn(event.hide)
+            keep_memory_private()
         elif self._verbose and isinstance(event, AttemptFailed):
             again = "not again" if event.retry_in_s is None else f"again in {event.retry_in_s:.1f} s"
-            self._printer.note(safe(f"{event.failure.type}: {event.failure.message} ({again})", 300))
+            said = safe(f"{event.failure.type}: {event.failure.message}", 300)
+            self._printer.note(f"{said} ({again}: {safe(event.reason, 100)})" if event.reason else f"{said} ({again})")
 
 
 def _printer(shown: Shown) -> Printer:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
 from llmbatch.cli import parse
+from llmbatch.cli.ending import Ending
 from llmbatch.cli.summary_file import SummaryFile
-from llmbatch.errors import LlmbatchError, OptionsError
+from llmbatch.errors import OptionsError
 from llmbatch.options import (
     CONNECT_TIMEOUT_S,
     DEFAULT_CONCURRENCY,
@@ -39,9 +36,9 @@ EPILOG = """Examples:
   jq -c . rows.json | llmbatch run - -m sim/demo | jq -r .output
 
 Exit codes: 0 every row ok; 1 complete, some rows failed; 2 bad usage, input or configuration, nothing was sent;
-3 stopped by the provider (key, quota, model); 5 local disk; 6 another run holds this output, or it is not ours;
-70 a bug; 130, 143, 129, 141 interrupted, terminated, hung up, reader gone. After 3, 5, 130, 143, 129 and 141 the same
-command continues.
+3 stopped by the provider (key, quota, model); 4 a limit was reached (--max-failures, --max-ambiguous-cost); 5 local
+disk; 6 another run holds this output, or it is not ours; 70 a bug; 130, 143, 129, 141 interrupted, terminated, hung up,
+reader gone. After 3, 4, 5, 130, 143, 129 and 141 the same command continues.
 """
 
 OnChange = Literal["refuse", "rerun", "keep"]
@@ -89,6 +86,9 @@ def run(
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="Send the key over http:// to another machine.")
     ] = False,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificates (PEM) to trust besides those that the system trusts.")
+    ] = None,
     input_format: Annotated[Format, typer.Option(help="Default: by suffix, then by the first line.")] = "auto",
     include_input: Annotated[bool, typer.Option("--include-input", help="Add the row itself to its result.")] = False,
     order: Annotated[
@@ -98,6 +98,9 @@ def run(
     on_change: Annotated[
         OnChange | None, typer.Option(help="Finished rows that now ask something else. Default: refuse.")
     ] = None,
+    generation: Annotated[
+        int, typer.Option(help="Another number asks every row anew, for another sample; see --on-change.")
+    ] = 0,
     no_journal: Annotated[
         bool, typer.Option("--no-journal", help="Standard output only: keep no journal; nothing can be continued.")
     ] = False,
@@ -105,6 +108,22 @@ def run(
     max_ambiguous_retries: Annotated[
         int, typer.Option(help="Further tries after one that may have been billed.")
     ] = MAX_AMBIGUOUS_RETRIES,
+    max_ambiguous_cost: Annotated[
+        float | None,
+        typer.Option(
+            metavar="USD",
+            help="Stop when requests that failed after sending may have cost more than this in all; also at the first "
+            "whose cost nobody can bound.",
+        ),
+    ] = None,
+    max_failures: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|N%",
+            help="Stop when more rows failed, of the run or of the rows ended. Default: when the first 20 fail alike, "
+            "or more than half of the last 200 fail. 100% goes on regardless.",
+        ),
+    ] = None,
     max_wait: Annotated[
         str, typer.Option(metavar="TIME", help="The longest pause a provider may ask for; a longer one stops the run.")
     ] = f"{MAX_WAIT_S:g}s",
@@ -136,10 +155,10 @@ def run(
     ] = None,
 ) -> None:
     """Run a file of prompts. The same command again continues; results appear when every row is done."""
-    summary_file = SummaryFile(None)
-    try:
+    with Ending() as ending:
         results = None if dry_run else output_path(input_, output)
         summary_file = SummaryFile.checked(summary_json, input_path=input_, results=results)
+        ending.tell = summary_file.write_error
         options = RunOptions(
             input=input_,
             output=output,
@@ -148,6 +167,7 @@ def run(
             key_env=key_env,
             key_file=key_file,
             allow_http=allow_http,
+            ca_file=ca_file,
             template=parse.text_or_file(template, "--template"),
             system=parse.text_or_file(system, "--system"),
             params=parse.params(param or ()),
@@ -166,9 +186,12 @@ def run(
                 attempts=max_attempts, ambiguous=max_ambiguous_retries, max_wait_s=parse.seconds(max_wait)
             ),
             row_deadline_s=None if row_deadline is None else parse.seconds(row_deadline),
+            max_failures=max_failures,
+            max_ambiguous_cost_usd=max_ambiguous_cost,
             drain_s=parse.seconds(drain),
             restart=restart,
             on_change=on_change,
+            generation=generation,
             order=order,
             include_input=include_input,
             journal_stdout=not no_journal,
@@ -179,35 +202,7 @@ def run(
         from llmbatch.cli.execute import Shown, dry_run_command, run_command
 
         shown = Shown(progress, quiet=quiet, verbose=verbose, summary_file=summary_file)
-        code = dry_run_command(options, shown) if dry_run else run_command(options, shown)
-    except LlmbatchError as error:
-        _complain(str(error))
-        summary_file.write_error(error.exit_code, str(error))
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:  # before the run listens to signals, or after
-        summary_file.write_error(130, "interrupted")
-        raise typer.Exit(130) from None
-    except Exception:
-        _complain(f"a bug; please report it. What was done is safe in the results\n{traceback.format_exc()}")
-        summary_file.write_error(70, "a bug; please report it")
-        raise typer.Exit(70) from None
-    finally:
-        _let_go_of_streams()
-    raise typer.Exit(code)
-
-
-def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):
-        typer.echo(f"llmbatch: {text}", err=True)
-
-
-def _let_go_of_streams() -> None:
-    """Whoever read them may be gone: the interpreter's last flush must not turn that into exit code 120."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        ending.code = dry_run_command(options, shown) if dry_run else run_command(options, shown)
 
 
 run.__doc__ = cast(Any, run.__doc__) + "\n\n" + EPILOG

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from llmbatch.cli.scrub import scrubbed_value
 from llmbatch.errors import OptionsError, StorageError
 from llmbatch.files.paths import OutputPaths, is_stream, write_all
 from llmbatch.files.stdout import STDOUT_FD, is_same_file
 from llmbatch.options import STDIO
+
+# Of a long name, so that the temporary one is not too long (255 bytes on most file systems).
+_NAME_CHARS = 40
 
 
 class SummaryFile:
@@ -40,7 +46,7 @@ class SummaryFile:
         """Raises StorageError. A file is replaced as a whole, so that nobody reads half of it."""
         if self._where is None:
             return
-        data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        data = orjson.dumps(scrubbed_value(value), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         try:
             if self._where == STDIO:
                 sys.stdout.buffer.write(data)
@@ -86,17 +92,15 @@ def _refuse_unwritable(where: str) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """A new file beside it, renamed over it; it keeps the mode of an old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    """A new file beside it, renamed over it; it keeps the mode of an old one, else it is for us alone."""
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name[:_NAME_CHARS]}.", dir=path.parent)  # O_EXCL, O_NOFOLLOW
     try:
         try:
-            if path.exists():
-                os.fchmod(fd, path.stat().st_mode & 0o777)
+            os.fchmod(fd, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600)
             write_all(fd, data)
         finally:
             os.close(fd)
-        temporary.replace(path)
+        Path(temporary).replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise

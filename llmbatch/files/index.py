@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
 from hashlib import blake2b
 
 # Short enough that shifting half a segment costs less than finding the place in it.
@@ -27,7 +28,10 @@ def identity_text(id: str | int | float | None, row: int) -> str:
 def identity_hash(identity: str | int, salt: int = 0) -> int:
     """64 bits of BLAKE2b over an identity text, or over a row number. ``salt`` gives another try after a collision."""
     text = f"#{identity}" if isinstance(identity, int) else identity
-    data = text.encode("utf-8", "surrogatepass")
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # asked for at once, surrogatepass would cost every other text twice the time
+        data = text.encode("utf-8", "surrogatepass")
     if salt:
         data += b"\0%d" % salt
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
@@ -125,6 +129,16 @@ class RowTable:
         if page is None:
             page = self._pages[row // _PAGE_ROWS] = _page()
         page[row % _PAGE_ROWS] = 0 if offset is None else offset + 1
+
+    def gaps(self) -> Iterator[range]:
+        """The numbers from 1 to the largest that have no offset, in ascending ranges."""
+        expected = 1
+        for number in sorted(self._pages):
+            for row, offset in enumerate(self._pages[number], number * _PAGE_ROWS):
+                if offset:
+                    if row > expected:
+                        yield range(expected, row)
+                    expected = row + 1
 
     def above(self, row: int) -> list[int]:
         """The offsets of all rows with a larger number."""

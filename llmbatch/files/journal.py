@@ -13,6 +13,7 @@ import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +21,10 @@ import aiofiles
 import orjson
 
 from llmbatch.errors import InternalError, StorageError
-from llmbatch.files.paths import OutputPaths, cannot_open, open_private, sync_data, sync_directory
+from llmbatch.files.checksum import with_checksum
+from llmbatch.files.paths import OutputPaths, can_sync, cannot_open, open_private, sync_data, sync_directory
 from llmbatch.files.recovery import FORMAT
+from llmbatch.files.space import Space, running_full
 from llmbatch.files.spill import Held, Spill
 
 # A power cut may cost the last second. One fdatasync costs as much as 60 writes, so 256 lines share it.
@@ -42,15 +45,29 @@ class _File(Protocol):
     def fileno(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class DiskListener:
+    """Who is told about the disk, from the event loop.
+
+    ``failed``, once: lines are saved elsewhere; stop sending, drain, close. ``low``, once: there is room for what
+    is in flight and for little else; stop sending. ``weak``, once: what this file system can not promise.
+    """
+
+    failed: Callable[[StorageError], None]
+    low: Callable[[StorageError], None]
+    weak: Callable[[str], None]
+
+
 def manifest_line(fields: Mapping[str, Any]) -> bytes:
     """What every start appends: the run's own description, the format first. No secret may be in it."""
-    return orjson.dumps({"llmbatch": FORMAT, **fields}, option=orjson.OPT_APPEND_NEWLINE)
+    return with_checksum(orjson.dumps({"llmbatch": FORMAT, **fields}, option=orjson.OPT_APPEND_NEWLINE))
 
 
 class Journal:
     """Append-only, one owner, under the output's lock. Open it with ``Journal.open``; ``close`` drains it.
 
     ``failed`` is None, or the StorageError that tells what happened, where the lines are and what to do.
+    ``in_flight``, kept by the owner, is how many answers may still come when nothing more is sent.
     """
 
     def __init__(
@@ -59,14 +76,17 @@ class Journal:
         file: _File,
         end: int,
         spill: Spill,
-        on_failure: Callable[[StorageError], None],
+        listener: DiskListener,
         threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
     ) -> None:
         self.failed: StorageError | None = None
+        self.in_flight = 0
         self._path = path
         self._file = file
         self._spill = spill
-        self._on_failure = on_failure
+        self._listener = listener
+        self._longest_line_bytes = 0
+        self._told_low = False
         self._write_thread, self._sync_thread = threads
         self._waiting: _Batch = []
         self._end = end  # where the file will end when all that waits is written
@@ -87,22 +107,24 @@ class Journal:
         self._life = asyncio.create_task(self._live(), name="journal")
 
     @classmethod
-    async def open(
-        cls, paths: OutputPaths, *, spill_dirs: Sequence[Path], on_failure: Callable[[StorageError], None]
-    ) -> Journal:
-        """Open OUT.partial, new or mended by ``recover``, to append. Raises OptionsError or StorageError.
-
-        ``on_failure`` is called once, from the event loop, when the disk fails: stop sending, drain, close.
-        """
+    async def open(cls, paths: OutputPaths, *, spill_dirs: Sequence[Path], listener: DiskListener) -> Journal:
+        """Open OUT.partial, new or mended by ``recover``, to append. Raises OptionsError or StorageError."""
         threads = ThreadPoolExecutor(1, "journal-write"), ThreadPoolExecutor(1, "journal-sync")
         try:
             file = await aiofiles.open(paths.partial, "ab", buffering=0, opener=_opener, executor=threads[0])
+            try:
+                durable = await asyncio.get_running_loop().run_in_executor(threads[1], can_sync, file.fileno())
+            except OSError:
+                await file.close()
+                raise
         except OSError as error:
             for thread in threads:
                 thread.shutdown()
             raise cannot_open(paths.partial, error) from error
+        if not durable:
+            listener.weak(f"the file system of {paths.partial} cannot make files durable: a power cut may cost answers")
         end = os.fstat(file.fileno()).st_size
-        return cls(paths.partial, file, end, Spill(paths.partial, spill_dirs), on_failure, threads)
+        return cls(paths.partial, file, end, Spill(paths.partial, spill_dirs), listener, threads)
 
     def append(self, line: bytes, written: Written) -> None:
         """Hand over one line with its newline; ``written(offset of its first byte)`` is called when it is in the file.
@@ -113,6 +135,8 @@ class Journal:
             raise InternalError("a line came after the journal was closed; please report this")
         self._waiting.append((line, written))
         self._end += len(line)
+        if len(line) > self._longest_line_bytes:
+            self._longest_line_bytes = len(line)
         self._wake.set()
 
     async def sync(self) -> None:
@@ -220,14 +244,22 @@ class Journal:
         self._lines_to_sync, target = 0, self._good
         fd, loop = self._file.fileno(), asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._sync_thread, _sync_and_look, fd, self._path, target)
+            space = await loop.run_in_executor(self._sync_thread, _sync_and_look, fd, self._path, target)
         except _TakenAway as error:
             self._give_up(f"{self._path} {error} by someone while running", error.unsafe_from)
         except OSError as error:  # the kernel may have dropped the pages, so asking again would lie
             self._give_up(f"cannot make {self._path} durable: {error.strerror}", self._durable)
         else:
             self._durable = target
+            self._look_at(space)
         self._pulse()
+
+    def _look_at(self, space: Space) -> None:
+        """What is in flight must find room when sending stops, so it stops before the disk is full."""
+        longest = self._longest_line_bytes
+        if not self._told_low and self._cause is None and space.is_low(self.in_flight, longest):
+            self._told_low = True
+            self._listener.low(running_full(self._path, space, self.in_flight, longest))
 
     def _give_up(self, cause: str, unsafe_from: int | None) -> None:
         self._can_sync = False
@@ -257,7 +289,7 @@ class Journal:
         self.failed = StorageError(f"{self._cause}; {step}")
         self._pulse()
         if first:
-            self._on_failure(self.failed)
+            self._listener.failed(self.failed)
 
 
 class _TakenAway(Exception):
@@ -280,7 +312,8 @@ def _opener(path: str, flags: int) -> int:
     return fd
 
 
-def _sync_and_look(fd: int, path: Path, good: int) -> None:
+def _sync_and_look(fd: int, path: Path, good: int) -> Space:
+    """Make the file durable, see whether it still is the output's, and what room is left. Raises also OSError."""
     sync_data(fd)
     ours = os.fstat(fd)
     if ours.st_nlink == 0:
@@ -293,3 +326,4 @@ def _sync_and_look(fd: int, path: Path, good: int) -> None:
         raise _TakenAway("was replaced", 0)
     if ours.st_size < good:
         raise _TakenAway("was truncated", None)
+    return Space.of(fd)

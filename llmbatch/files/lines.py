@@ -65,7 +65,7 @@ class LineSplitter:
         if self._held_bytes <= self._cap:
             self._held.append(part)
         else:
-            self._held = [b"".join([*self._held, part[:OVERSIZE_HEAD_BYTES]])[:OVERSIZE_HEAD_BYTES]]
+            self._held = [_head([*self._held, part])]
         if self._number == 0 and self._held_bytes > ENDLESS_FACTOR * self._cap:
             raise InputError(f"the first line does not end within {self._held_bytes} bytes: this is no file of lines")
 
@@ -82,3 +82,13 @@ class LineSplitter:
             self.blank_lines += 1
         else:
             lines.append(Line(self._number, offset, data, complete))
+
+
+def _head(pieces: list[bytes]) -> bytes:
+    """The first OVERSIZE_HEAD_BYTES of ``pieces``, without putting all of them together."""
+    head = b""
+    for piece in pieces:
+        head += piece[: OVERSIZE_HEAD_BYTES - len(head)]
+        if len(head) == OVERSIZE_HEAD_BYTES:
+            break
+    return head

@@ -1,6 +1,7 @@
 """One run per output: a flock on a file of its own that is never renamed.
 
-The kernel drops the lock when its holder dies, however it dies, so a lock file left behind holds nobody up.
+The kernel drops the lock when its holder dies, however it dies, so a lock file left behind holds nobody up. It then
+tells how many requests were in flight: a number at its end that the holder keeps true.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import fcntl
 import os
 import socket
 import stat
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,17 +22,54 @@ import orjson
 from llmbatch.errors import OptionsError, OutputRefused
 from llmbatch.files.paths import OutputPaths, cannot_open, open_private, write_all
 
+# Of a fixed width, so that it is changed in place by one small write, and the signature is whole at every moment.
+_IN_FLIGHT_DIGITS = 9
+_START = b'{"pid":'
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who holds a lock, or held it. ``in_flight`` answers were not in the journal yet; never less than the truth."""
+
+    pid: int
+    host: str
+    started: str
+    in_flight: int = 0
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host}, started {self.started}"
+
+    @classmethod
+    def parse(cls, data: bytes) -> Signature | None:
+        """None if ``data`` is no signature of ours. One without the number is of an earlier version."""
+        try:
+            fields = orjson.loads(data)
+            pid, host, started = fields["pid"], fields["host"], fields["started"]
+            return cls(int(pid), str(host), str(started), int(fields.get("in_flight", 0)))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def dump(self) -> bytes:
+        """One line of JSON; the number stands last, with blanks before it."""
+        named = orjson.dumps({"pid": self.pid, "host": self.host, "started": self.started})
+        return named[:-1] + b',"in_flight":%*d}\n' % (_IN_FLIGHT_DIGITS, self.in_flight)
+
 
 class OutputLock:
     """Holds an output for this process until ``release``; do not fork meanwhile, a child would hold it too.
+
+    ``cut_off`` is what a holder that died left of itself, None after one that ended well.
 
     ``acquire`` raises OutputRefused when another run holds it or a lock file that is not ours stands there,
     OptionsError when the directory is missing or read-only.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, cut_off: Signature | None, signed_bytes: int) -> None:
+        self.cut_off = cut_off
         self._path = path
         self._fd = fd
+        self._noted = -1
+        self._number_at = signed_bytes - len(b"}\n") - _IN_FLIGHT_DIGITS
 
     @classmethod
     def acquire(cls, paths: OutputPaths) -> OutputLock:
@@ -40,8 +79,10 @@ class OutputLock:
                 _flock(fd, paths)
                 if _is_same_file(fd, paths.lock):
                     _refuse_foreign(fd, paths)
-                    _sign(fd, paths)
-                    return cls(paths.lock, fd)
+                    cut_off = _holder(fd)
+                    # Until something is sent, a kill of this run leaves what the last one left.
+                    signed_bytes = _sign(fd, paths, 0 if cut_off is None else cut_off.in_flight)
+                    return cls(paths.lock, fd, cut_off, signed_bytes)
             except BaseException:
                 os.close(fd)
                 raise
@@ -63,6 +104,14 @@ class OutputLock:
         finally:
             os.close(fd)
 
+    def note_in_flight(self, requests: int) -> None:
+        """How many answers a kill would cost from now on, for the next run to tell. Failing here hurts nobody."""
+        if requests == self._noted or self._fd < 0:
+            return
+        self._noted = requests
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fd, b"%*d" % (_IN_FLIGHT_DIGITS, requests), self._number_at)
+
     def release(self) -> None:
         """Remove the lock file, if it is still ours, then let go. A second call does nothing."""
         if self._fd < 0:
@@ -70,7 +119,8 @@ class OutputLock:
         if _is_same_file(self._fd, self._path):
             with contextlib.suppress(OSError):
                 self._path.unlink()
-        os.close(self._fd)
+        with contextlib.suppress(OSError):  # nothing that it holds must last
+            os.close(self._fd)
         self._fd = -1
 
     def __enter__(self) -> OutputLock:
@@ -118,25 +168,27 @@ def _check_directory(paths: OutputPaths) -> None:
 
 def _refuse_foreign(fd: int, paths: OutputPaths) -> None:
     """Many tools keep a NAME.lock: one that we did not sign is not ours to write or to remove."""
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or (status.st_size and _holder(fd) is None):
+    if not stat.S_ISREG(os.fstat(fd).st_mode) or not (_holder(fd) or _is_torn(os.pread(fd, 4096, 0))):
         raise OutputRefused(f"{paths.lock} is not a lock of llmbatch; choose another --output")
 
 
-def _sign(fd: int, paths: OutputPaths) -> None:
+def _is_torn(data: bytes) -> bool:
+    """Nothing, or the beginning of a signature, or zeros: what a kill or a power cut leaves of ours."""
+    written = data.rstrip(b"\0")
+    return not written.endswith(b"\n") and _START.startswith(written[: len(_START)])
+
+
+def _sign(fd: int, paths: OutputPaths, in_flight: int) -> int:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    signature = orjson.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started}) + b"\n"
+    signature = Signature(os.getpid(), socket.gethostname(), started, in_flight).dump()
     try:
         os.ftruncate(fd, 0)
         write_all(fd, signature)
     except OSError as error:
         raise cannot_open(paths.lock, error) from error
+    return len(signature)
 
 
-def _holder(fd: int) -> str | None:
+def _holder(fd: int) -> Signature | None:
     """Who signed the lock; None if this is no signature of ours."""
-    try:
-        holder = orjson.loads(os.pread(fd, 4096, 0))
-        return f"pid {holder['pid']} on {holder['host']}, started {holder['started']}"
-    except (ValueError, KeyError, TypeError):
-        return None
+    return Signature.parse(os.pread(fd, 4096, 0))

@@ -16,6 +16,9 @@ from llmbatch.errors import LlmbatchError, OptionsError, StorageError
 # What a wrong path or a missing permission looks like; anything else is the disk's fault.
 _USERS_FAULT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP)
 
+# How a file system says that it knows no fsync: fsync(2) on special files, some FUSE and network file systems.
+_KNOWS_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
+
 # Other names of an open descriptor: beside them nothing can be created (Linux proc(5), macOS fd(4)).
 _DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/(self|thread-self|\d+)/fd/\d+")
 
@@ -95,7 +98,29 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
 
 
 def sync_data(fd: int) -> None:
-    """The bytes of this file survive a power cut when this returns. Raises OSError; never call it again after that."""
+    """The bytes of this file survive a power cut when this returns. Raises OSError; never call it again after that.
+
+    Where the file system can make nothing durable (``can_sync``), nothing is made so, and that is no error.
+    """
+    try:
+        _sync(fd)
+    except OSError as error:
+        if error.errno not in _KNOWS_NO_SYNC:
+            raise
+
+
+def can_sync(fd: int) -> bool:
+    """Whether this file's file system makes files durable when it is asked to. Raises OSError."""
+    try:
+        _sync(fd)
+    except OSError as error:
+        if error.errno not in _KNOWS_NO_SYNC:
+            raise
+        return False
+    return True
+
+
+def _sync(fd: int) -> None:
     if sys.platform == "darwin":
         fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # fsync(2) there stops at the drive's cache
     else:
@@ -108,7 +133,7 @@ def sync_directory(path: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync no directories
+        if error.errno not in _KNOWS_NO_SYNC:  # some network file systems sync no directories
             raise
     finally:
         os.close(fd)

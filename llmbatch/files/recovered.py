@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from llmbatch.files.index import IdentityIndex, RowTable, identity_hash, identit
 from llmbatch.files.paths import open_private
 from llmbatch.rules.resume import settle
 
+_STATUS = ("ok", "error")
 _READ_BYTES = 4096  # most lines in one read, little to copy
 
 
@@ -47,6 +49,7 @@ class Recovered:
         self.manifest: dict[str, Any] | None = None
         self.notices: list[str] = []
         self.by_row = RowTable()
+        self._sealed = True  # until a run begins: the lines before are in the order in which seal wrote them
         self._index = IdentityIndex()
         self._fd = open_private(path, os.O_RDONLY)
 
@@ -72,9 +75,10 @@ class Recovered:
         return read_line(self._fd, offset)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # it was only read
+                os.close(fd)
 
     def __enter__(self) -> Recovered:
         return self
@@ -86,6 +90,7 @@ class Recovered:
         """Learn the next line of the file."""
         if "llmbatch" in line:
             self.manifest = self.manifest if "spill_of" in line else line
+            self._sealed = False
             return
         text = identity_of(line)
         if self._index.add(identity_hash(text), offset) is None:
@@ -109,6 +114,8 @@ class Recovered:
     def _stand(self, line: dict[str, Any], offset: int) -> None:
         self._count(line, 1)
         holder = self.by_row.get(line["row"])
+        if holder is not None and self._sealed:
+            return  # of a row that left the input: its number is another row's now
         if holder is not None:
             self._displace(holder)
         self.by_row.set(line["row"], offset)
@@ -155,11 +162,17 @@ def read_line(fd: int, offset: int) -> bytes:
 
 def parse_line(data: bytes) -> dict[str, Any] | None:
     """A line that we wrote: a manifest or a result. None for anything else."""
-    line = _loads(data)
+    try:
+        line = orjson.loads(data)
+    except ValueError:  # json also takes a lone surrogate, which a provider may send
+        line = _exact(data)
     if type(line) is not dict:
         return None
-    if line.get("status") in ("ok", "error") and type(line.get("row")) is int and line["row"] > 0 and "key" in line:
-        return line
+    if type(line.get("id")) is float:  # json keeps integers beyond 64 bits, where orjson makes floats
+        line = _exact(data)
+    row = line.get("row")
+    if type(row) is int and row > 0 and line.get("status") in _STATUS and "key" in line:
+        return line  # type: ignore[no-any-return]  # its type was just checked
     return line if type(line.get("llmbatch")) is int else None
 
 
@@ -168,14 +181,8 @@ def identity_of(line: dict[str, Any]) -> str:
     return identity_text(None if line["key"] is None else line.get("id"), line["row"])
 
 
-def _loads(data: bytes) -> Any:
+def _exact(data: bytes) -> Any:
     try:
-        line = orjson.loads(data)
-        if type(line) is not dict or type(line.get("id")) is not float:
-            return line
-    except ValueError:  # json also takes a lone surrogate, which a provider may send
-        pass
-    try:
-        return json.loads(data.decode("utf-8"))  # and it keeps integers beyond 64 bits, where orjson makes floats
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
         return None

@@ -14,12 +14,14 @@ from shlex import quote
 from typing import Any
 
 from llmbatch.errors import OutputRefused, StorageError
+from llmbatch.files.checksum import checksum_ok
 from llmbatch.files.paths import OutputPaths, open_private, sync_data, sync_directory, write_all
 from llmbatch.files.recovered import Recovered, parse_line
 
 FORMAT = 1
 MANIFEST_START = b'{"llmbatch":'
 _BUFFER_BYTES = 1 << 20
+_FOREIGN_LINES = 100  # at the beginning: whether a file is ours need not be asked of all of it
 
 
 def recover(paths: OutputPaths) -> Recovered | None:
@@ -92,13 +94,23 @@ def reopen_sealed(paths: OutputPaths) -> Recovered:
 
 @dataclass(slots=True)
 class _Tail:
-    """The end of a file. ``offset`` and ``number`` are of the first line after the last good one."""
+    """The end of a file. ``offset`` and ``number`` are of the first line after the last good one, if it is torn.
+
+    ``changed`` lines before it are good JSON with a checksum of other bytes.
+    """
 
     offset: int = 0
     number: int = 0
     torn: bool = False
     lines: int = 0
     newline_missing: bool = False
+    changed: int = 0
+    first_changed: int = 0
+
+    def tear(self, number: int, offset: int) -> None:
+        if not self.torn:
+            self.torn, self.number, self.offset = True, number, offset
+        self.lines += 1
 
 
 def _pass(path: Path) -> tuple[Recovered, _Tail]:
@@ -117,30 +129,36 @@ def _pass(path: Path) -> tuple[Recovered, _Tail]:
     if twice := recovered.paid_twice:
         answers = "1 answer was" if twice == 1 else f"{twice:,} answers were"
         recovered.notices.append(f"{answers} paid for twice; the first one stands")
+    if tail.changed:
+        recovered.notices.append(_changed(path, tail))
     return recovered, tail
 
 
 def _read_through(recovered: Recovered) -> _Tail:
-    tail = _Tail()
-    for number, offset, data in _lines(recovered.path):
+    tail, foreign = _Tail(), Foreign(recovered.path)
+    offset, data, take = 0, b"", recovered.take
+    for number, offset, data in file_lines(recovered.path):
         line = parse_line(data)
-        if offset == 0:
-            _must_be_ours(recovered.path, line, data)
         if line is None:
-            tail = tail if tail.torn else _Tail(offset, number, torn=True)
-            tail.lines += 1
+            foreign.unreadable(number, data)
+            tail.tear(number, offset)
             continue
         if tail.torn:
             raise _damaged(recovered.path, tail.offset, tail.number)
-        if line.get("llmbatch", FORMAT) > FORMAT:
-            raise OutputRefused(f"{recovered.path} was written by a newer llmbatch ({line.get('version')}); upgrade")
-        recovered.take(line, offset)
-        recovered.end = offset + len(data)
-        tail.newline_missing = not data.endswith(b"\n")
+        if "llmbatch" in line:
+            refuse_newer(recovered.path, line)
+        take(line, offset)
+        if checksum_ok(data) is False:
+            tail.changed += 1
+            tail.first_changed = tail.first_changed or number
+    foreign.refuse_if_suspected()
+    recovered.end = tail.offset if tail.torn else offset + len(data)
+    tail.newline_missing = not tail.torn and data[-1:] not in (b"", b"\n")
     return tail
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def file_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Number (from 1), byte offset and bytes of each line; nothing but a newline ends one. Raises OSError."""
     offset = 0
     with path.open("rb", buffering=_BUFFER_BYTES) as file:
         for number, data in enumerate(file, start=1):
@@ -148,18 +166,57 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
             offset += len(data)
 
 
-def _must_be_ours(path: Path, line: dict[str, Any] | None, data: bytes) -> None:
-    """A first line may be torn only if it is the beginning of a manifest, or zeros that a power cut left."""
-    start = data[: len(MANIFEST_START)].rstrip(b"\0")
-    if line is None and (data.endswith(b"\n") or not MANIFEST_START.startswith(start)):
-        raise OutputRefused(f"{path} is not a results file of llmbatch; move it away or choose another --output")
+class Foreign:
+    """Tells a file that never was ours from a damaged one: nothing at its beginning can be read as ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._suspected = False
+
+    def unreadable(self, number: int, data: bytes) -> None:
+        """Another line that is not ours. A first one may be a torn manifest, or zeros that a power cut left.
+
+        Raises OutputRefused when these lines are the first and enough.
+        """
+        if number == 1:
+            start = data[: len(MANIFEST_START)].rstrip(b"\0")
+            self._suspected = data.endswith(b"\n") or not MANIFEST_START.startswith(start)
+        elif number == _FOREIGN_LINES:
+            self.refuse_if_suspected()
+
+    def readable(self) -> None:
+        """A line of ours was found."""
+        self._suspected = False
+
+    def refuse_if_suspected(self) -> None:
+        """Raises OutputRefused if no line was ours."""
+        if self._suspected:
+            raise OutputRefused(
+                f"{self._path} is not a results file of llmbatch; move it away or choose another --output"
+            )
+
+
+def refuse_newer(path: Path, manifest: dict[str, Any]) -> None:
+    """Raises OutputRefused for a manifest line of a format that is not known yet."""
+    format = manifest["llmbatch"]
+    if type(format) is int and format > FORMAT:
+        raise OutputRefused(f"{path} was written by a newer llmbatch ({manifest.get('version')}); upgrade")
 
 
 def _damaged(path: Path, offset: int, number: int) -> StorageError:
-    old, new = quote(str(path)), quote(f"{path}.mended")
     return StorageError(
-        f"{path}: line {number} (byte {offset}) is damaged; nothing was sent. To send its row again: "
-        f"sed {number}d {old} > {new} && mv {new} {old}"
+        f"{path}: line {number} (byte {offset}) is damaged; nothing was sent. "
+        f"llmbatch repair {quote(str(path))} moves it aside and keeps the others; its row is then sent again"
+    )
+
+
+def _changed(path: Path, tail: _Tail) -> str:
+    verify = f"llmbatch verify {quote(str(path))}"
+    if tail.changed == 1:
+        return f"line {tail.first_changed} was changed since it was written; it stands as it is: {verify}"
+    return (
+        f"{tail.changed:,} lines, the first of them line {tail.first_changed}, were changed since they were written; "
+        f"they stand as they are: {verify}"
     )
 
 
@@ -224,7 +281,7 @@ def _refuse_another_output(paths: OutputPaths, recovered: Recovered) -> None:
 def _holds_the_same(out: Path, recovered: Recovered) -> bool:
     """Is every line of ``out`` a standing line, and every standing line that was ever a request in ``out``?"""
     requests = 0
-    for _, _, data in _lines(out):
+    for _, _, data in file_lines(out):
         line = parse_line(data)
         found = None if line is None or "key" not in line else recovered.standing(line)
         if line is None or found is None or recovered.read_bytes(found) != data:

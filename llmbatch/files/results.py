@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
+from llmbatch.files.checksum import with_checksum, without_checksum
 from llmbatch.records import Failure, Reply, Result
 
 
@@ -23,10 +26,17 @@ def result_line(result: Result) -> bytes:
     if result.ambiguous:
         line["ambiguous"] = result.ambiguous
     line["request_id"] = result.request_id
+    if result.attempts > 1:
+        line["request_ids"] = result.request_ids
     line["key"] = result.key
     if result.input is not None:
         line["input"] = result.input
-    return dump_line(line)
+    return with_checksum(dump_line(line))
+
+
+def again_line(recorded: Mapping[str, Any], row: int) -> bytes:
+    """The line of an earlier run once more, for row number ``row``."""
+    return with_checksum(dump_line({**without_checksum(recorded), "row": row}))
 
 
 def dump_line(value: Any) -> bytes:
@@ -54,16 +64,25 @@ def _add_reply(line: dict[str, Any], reply: Reply, result: Result) -> None:
         "reasoning_tokens": usage.reasoning_tokens,
     }
     line["cost_usd"] = result.cost_usd
+    for flag in reply.flags:
+        line[flag] = True
     line["latency_s"] = None if result.latency_s is None else round(result.latency_s, 4)
     line["first_token_s"] = None if result.first_token_s is None else round(result.first_token_s, 4)
 
 
 def _error(failure: Failure) -> dict[str, Any]:
-    return {
+    error: dict[str, Any] = {
         "type": failure.type,
         "http_status": failure.http_status,
         "message": failure.message,
         "retryable": failure.retryable,
         "maybe_billed": failure.maybe_billed,
-        "body": failure.body,
+        "body": None if isinstance(failure.body, bytes) else failure.body,
     }
+    if isinstance(failure.body, bytes):
+        error["body_b64"] = b64encode(failure.body).decode()
+    if failure.body_bytes is not None:
+        error["body_bytes"] = failure.body_bytes
+    if failure.output_so_far is not None:
+        error["output_so_far"] = failure.output_so_far
+    return error

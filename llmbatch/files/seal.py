@@ -15,6 +15,7 @@ from typing import Literal
 from llmbatch.errors import StorageError
 from llmbatch.files.index import RowTable
 from llmbatch.files.paths import OutputPaths, open_private, sync_data, sync_directory, write_all
+from llmbatch.files.space import Space, megabytes
 from llmbatch.files.winners import Winners
 
 _CHUNK_BYTES = 1 << 20
@@ -37,13 +38,13 @@ def seal(
     thread, and a ``table`` with room for the rows that was made outside of it.
     Raises InternalError naming a row without a line, StorageError when the disk fails; the journal is then untouched.
     """
-    with Winners(paths.partial, table or RowTable()) as winners:
-        winners.check(rows)
-        kept = winners.kept(rows)
-        try:
+    try:
+        with Winners(paths.partial, table or RowTable()) as winners:
+            winners.check(rows)
+            kept = winners.kept(rows)
             _write(paths, winners.lines(rows, kept, by_offset=order == "completion"))
-        except OSError as error:
-            raise _cannot_seal(paths, error) from error
+    except OSError as error:
+        raise _cannot_seal(paths, error) from error
     return Sealed(rows + len(kept), len(kept))
 
 
@@ -91,7 +92,10 @@ def _chunks(lines: Iterable[bytes]) -> Iterable[bytes]:
 
 
 def _cannot_seal(paths: OutputPaths, error: OSError) -> StorageError:
+    if not paths.partial.exists():
+        return StorageError(f"{paths.out} is complete, but its name may not survive a power cut: {error.strerror}")
+    free, needed = Space.of(paths.directory).free_bytes, paths.partial.stat().st_size
     return StorageError(
-        f"cannot write {paths.out}: {error.strerror}; every answer is safe in {paths.partial}. "
-        "Make room (it needs the journal's size once more), then the same command finishes"
+        f"cannot write {paths.out}: {error.strerror}; every answer is safe in {paths.partial}. Make room "
+        f"(it needs {megabytes(needed)} once more, {megabytes(free)} are free), then the same command finishes"
     )

@@ -5,6 +5,7 @@ Call everything here under the output's lock, but for ``find_spills``.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import stat
@@ -41,11 +42,12 @@ def take_back(paths: OutputPaths, recovered: Recovered | None, directories: Sequ
         recovered.close()
     for spill in spills:
         lines, whole = _append_lines(paths, spill)
-        _put_away(spill, whole)
+        with contextlib.suppress(OSError):  # it is in the journal now, and may be taken back again
+            _put_away(spill, whole)
         notices.append(f"{lines} answers that a full disk had kept out were taken back from {spill}")
     again = recover(paths)
     if again is not None:
-        again.notices[:0] = notices
+        again.notices[:0] = [notice for notice in notices if notice not in again.notices]
     return again
 
 
@@ -56,13 +58,14 @@ def set_spills_aside(journal: Path, directories: Sequence[Path], stamp: str) -> 
 
 
 def _belongs(path: Path, journal: Path) -> bool:
+    """Raises OSError if it may be ours and can not be read: what it holds must not be asked for again."""
     try:
         status, wanted = path.lstat(), header(journal)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             return False
         with path.open("rb") as file:
             return file.read(len(wanted)) == wanted
-    except OSError:
+    except FileNotFoundError:
         return False
 
 

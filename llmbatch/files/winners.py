@@ -8,6 +8,7 @@ word is rules/resume.py's; here only offsets are kept, and the few lines in ques
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ class Winners:
         error: BaseException | None = None,
         tb: TracebackType | None = None,
     ) -> None:
-        os.close(self._fd)
+        with contextlib.suppress(OSError):  # it was only read
+            os.close(self._fd)
 
     def check(self, rows: int) -> None:
         """Raises InternalError naming one of the rows 1..``rows`` that has no line of its own."""
@@ -107,6 +109,9 @@ class Winners:
 
     def _take(self, line: dict[str, Any], offset: int) -> None:
         holder = self._by_row.get(line["row"])
+        if holder is not None and not self._starts:
+            self._displaced.append(offset)  # an earlier seal kept it behind, for a row that had left the input
+            return
         if holder is not None:
             earlier = self._line(holder)
             if identity_of(earlier) != identity_of(line):

@@ -20,6 +20,11 @@ class StreamDecoder(Protocol):
         """True once the protocol's own end marker was seen, or an error event."""
         ...
 
+    @property
+    def text(self) -> str:
+        """The text of the answer as far as it has come."""
+        ...
+
     def finish(self) -> Reply | Failure:
         """The whole answer, or what is missing of it."""
         ...

@@ -12,7 +12,6 @@ from typing import Any
 
 from llmbatch.providers.json_text import loads
 from llmbatch.providers.openai_errors import (
-    BODY_KEPT_BYTES,
     broken_off,
     error_fields,
     http_failure,
@@ -61,8 +60,8 @@ class OpenAIChat:
     def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply | Failure:
         """A whole answer. ``ok`` needs 200, complete JSON, and a choice that came to its end."""
         if status != 200:
-            if 200 < status < 300:
-                return _unusable("no_content", f"HTTP {status} is no answer to a completion", status, headers, body)
+            if 200 < status < 300 or status == 304:  # 304 answers a condition that was not set
+                return _unusable("no_content", f"HTTP {status} is no answer to a completion", status, headers)
             return http_failure(status, headers, body)
         if not body.startswith(b"{"):
             body = _PREFACE.sub(b"", body, count=1)
@@ -73,10 +72,10 @@ class OpenAIChat:
         if isinstance(document, dict) and document.get("error"):
             return _error_with_200(headers, body)
         if nests_too_deeply(document, body):
-            return _unusable("bad_answer", f"the answer nests deeper than {MAX_NESTING} levels", status, headers, body)
+            return _unusable("bad_answer", f"the answer nests deeper than {MAX_NESTING} levels", status, headers)
         reply = _reply_of(document)
         if isinstance(reply, Failure):
-            return replace(reply, http_status=status, body=_kept(body), request_id=request_id(headers))
+            return replace(reply, http_status=status, request_id=request_id(headers))
         return reply
 
     def stream_decoder(self) -> ChatStream:
@@ -97,7 +96,11 @@ def _reply_of(document: Any) -> Reply | Failure:
     content = message.get("content")
     if content is not None and not isinstance(content, str):
         return Failure("unusable", "bad_answer", "choices[0].message.content is no text", retryable=True)
-    finish_reason, model = choice.get("finish_reason"), document.get("model")
+    finish_reason, model, service_tier = (
+        choice.get("finish_reason"),
+        document.get("model"),
+        document.get("service_tier"),
+    )
     reply = Reply(
         output=message.get("refusal") or content or "",
         finish_reason=finish_reason if isinstance(finish_reason, str) else None,
@@ -105,6 +108,8 @@ def _reply_of(document: Any) -> Reply | Failure:
         usage=usage_of(document.get("usage")),
         tool_calls=message.get("tool_calls") or None,
         reasoning=message.get("reasoning_content") or message.get("reasoning") or None,
+        choices=len(choices) if isinstance(choices, list) else 1,
+        service_tier=service_tier if isinstance(service_tier, str) else None,
     )
     if not (reply.output or reply.finish_reason or reply.tool_calls or reply.reasoning):
         return Failure("unusable", "no_answer", "the answer is empty, and does not say why it ended", retryable=True)
@@ -114,34 +119,27 @@ def _reply_of(document: Any) -> Reply | Failure:
 def _error_with_200(headers: Mapping[str, str], body: bytes) -> Failure:
     """An error inside HTTP 200 (OpenRouter and other gateways) counts as its own ``code``, else as unusable."""
     code, word, message = error_fields(parse_error(body))
-    inner_status = status_of(code)
+    inner_status = status_of(code, word)
     if inner_status is not None:
         return http_failure(inner_status, headers, body)
-    return _unusable(code or word or "error_in_answer", message or "an error with HTTP 200", 200, headers, body)
+    return _unusable(code or word or "error_in_answer", message or "an error with HTTP 200", 200, headers)
 
 
 def _not_json(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     if not body.strip():
-        return _unusable("empty_answer", "the answer is empty", status, headers, body)
+        return _unusable("empty_answer", "the answer is empty", status, headers)
     start = body[:200].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
-        return _unusable(
-            "html_answer", "the answer is a web page, not JSON: is the base URL right?", status, headers, body
-        )
-    return _unusable("bad_json", "the answer is not valid JSON, or was cut short", status, headers, body)
+        return _unusable("html_answer", "the answer is a web page, not JSON: is the base URL right?", status, headers)
+    return _unusable("bad_json", "the answer is not valid JSON, or was cut short", status, headers)
 
 
-def _unusable(word: str, message: str, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
+def _unusable(word: str, message: str, status: int, headers: Mapping[str, str]) -> Failure:
     return Failure(
         kind="unusable",
         type=word,
         message=message,
         http_status=status,
         retryable=True,
-        body=_kept(body),
         request_id=request_id(headers),
     )
-
-
-def _kept(body: bytes) -> str | None:
-    return body[:BODY_KEPT_BYTES].decode("utf-8", "replace") or None

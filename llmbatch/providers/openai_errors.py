@@ -17,8 +17,8 @@ from llmbatch.records import Failure, FailureClass
 from llmbatch.rules.headers import retry_after_s
 from llmbatch.rules.reasons import excerpt
 
-# Enough for any JSON error and for the title of an HTML page.
-BODY_KEPT_BYTES = 4096
+# Of what a server says of an error; the whole body is kept apart (rules/kept.py).
+MESSAGE_KEPT_CHARS = 4096
 # Codes and types are words; a server may send anything.
 WORD_KEPT = 100
 
@@ -58,6 +58,7 @@ _TYPE = {
     402: "insufficient_quota",
     403: "permission_denied",
     404: "not_found",
+    407: "proxy_login",
     408: "server_timeout",
     413: "request_too_large",
     422: "bad_request",
@@ -66,6 +67,13 @@ _TYPE = {
     503: "overloaded",
     504: "gateway_timeout",
     529: "overloaded",
+}
+
+# What gateways say inside an answer that began with 200, where no status can say it any more.
+_STATUS_WORDS = {
+    **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "too_many_requests", "insufficient_quota"), 429),
+    **dict.fromkeys(("invalid_api_key", "authentication_error"), 401),
+    **dict.fromkeys(("overloaded_error", "server_overloaded", "service_unavailable"), 503),
 }
 
 _CONTEXT_PHRASES = (
@@ -102,7 +110,6 @@ def http_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
         retry_after_s=retry_after_s(headers),
         retryable=retryable,
         rate_limited=status == 429,
-        body=_plain(body),
         request_id=request_id(headers),
     )
     return _obey(_with_fatality(failure, code, kind_word), headers)
@@ -133,19 +140,25 @@ def error_fields(error: Mapping[str, Any]) -> tuple[str, str, str]:
     return (
         str(code)[:WORD_KEPT] if isinstance(code, str | int | float) else "",
         word[:WORD_KEPT] if isinstance(word, str) else "",
-        message[:BODY_KEPT_BYTES] if isinstance(message, str) else "",
+        message[:MESSAGE_KEPT_CHARS] if isinstance(message, str) else "",
     )
 
 
-def status_of(code: str) -> int | None:
-    """The HTTP status that an error's ``code`` names (vLLM, llama.cpp and OpenRouter put it there), else None."""
-    return int(code) if _STATUS_CODE.fullmatch(code) else None
+def status_of(*words: str) -> int | None:
+    """The HTTP status that an error's ``code`` or ``type`` names, as a number (vLLM, llama.cpp and OpenRouter) or in
+    words; else None."""
+    for word in words:
+        if _STATUS_CODE.fullmatch(word):
+            return int(word)
+        if word in _STATUS_WORDS:
+            return _STATUS_WORDS[word]
+    return None
 
 
 def broken_off(error: Any) -> Failure:
     """An error that came after a part of the answer, which may have been billed."""
     code, word, message = error_fields(error if isinstance(error, dict) else {"message": error})
-    status = status_of(code)
+    status = status_of(code, word)
     named = code or word or "stream_error" if status is None else _TYPE.get(status, f"http_{status}")
     return Failure("unusable", named, message or "an error in mid-answer", http_status=200, retryable=True)
 
@@ -186,7 +199,7 @@ def _with_fatality(failure: Failure, code: str, word: str) -> Failure:
         return replace(failure, kind="permanent", type=named, retryable=False, rate_limited=False, fatal=True)
     if failure.http_status == 403 and failure.type != "model_not_found":
         return replace(failure, fatal=_locks_out(f"{code} {word} {failure.message}".lower()))
-    if failure.http_status in (401, 404) or failure.type == "model_not_found":
+    if failure.http_status in (401, 404, 407) or failure.type == "model_not_found":
         return replace(failure, fatal=True)
     return failure
 
@@ -218,5 +231,5 @@ def _redirect(status: int, headers: Mapping[str, str]) -> Failure:
 
 
 def _plain(body: bytes) -> str | None:
-    text = body[:BODY_KEPT_BYTES].decode("utf-8", "replace").strip()
+    text = body[:MESSAGE_KEPT_CHARS].decode("utf-8", "replace").strip()
     return text or None

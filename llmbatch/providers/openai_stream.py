@@ -5,14 +5,15 @@ Source: OpenAI API reference, "Streaming"; the official SDK's ``_streaming.py`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from llmbatch.providers.json_text import loads_chunk, writable
-from llmbatch.providers.openai_errors import BODY_KEPT_BYTES, broken_off, error_fields, http_failure, status_of
+from llmbatch.providers.openai_errors import broken_off, error_fields, http_failure, status_of
 from llmbatch.providers.openai_usage import usage_of
 from llmbatch.records import Failure, Reply
+from llmbatch.rules.kept import KEPT_TEXT_CHARS
 from llmbatch.rules.reasons import excerpt
 
 
@@ -31,6 +32,8 @@ class ChatStream:
         self._tools: dict[int, dict[str, Any]] = {}
         self._finish_reason: str | None = None
         self._model: str | None = None
+        self._service_tier: str | None = None
+        self._indices: set[int] = set()
         self._usage: Any = None
         self._failure: Failure | None = None
 
@@ -49,14 +52,20 @@ class ChatStream:
             return self._fail(self._error(chunk["error"], data))
         self._model = _text(chunk.get("model")) or self._model
         self._usage = chunk.get("usage") or self._usage
+        self._service_tier = _text(chunk.get("service_tier")) or self._service_tier
         return self._choices(chunk.get("choices"))
+
+    @property
+    def text(self) -> str:
+        """The text so far; of a refusal, its words. No more of it than is kept."""
+        return str(writable(_start(self._text or self._refusal)))
 
     def finish(self) -> Reply | Failure:
         """The whole answer; a Failure that keeps the text so far if there is no whole one."""
         text = writable("".join(self._text))
         failure = self._failure or self._missing(len(text))
         if failure is not None:
-            return replace(failure, body=text[:BODY_KEPT_BYTES] or failure.body)
+            return replace(failure, output_so_far=self.text or None)
         return Reply(
             output=writable("".join(self._refusal)) or text,
             finish_reason=self._finish_reason,
@@ -64,6 +73,8 @@ class ChatStream:
             usage=usage_of(self._usage),
             tool_calls=writable([self._tools[index] for index in sorted(self._tools)]) or None,
             reasoning=writable("".join(self._reasoning)) or None,
+            choices=len(self._indices) or 1,
+            service_tier=self._service_tier,
         )
 
     def _missing(self, characters: int) -> Failure | None:
@@ -75,8 +86,8 @@ class ChatStream:
 
     def _error(self, error: Any, data: str) -> Failure:
         """Before any text an error counts as its own status; after it, the text may have been billed."""
-        code, _, _ = error_fields(error if isinstance(error, dict) else {})
-        status = status_of(code)
+        code, word, _ = error_fields(error if isinstance(error, dict) else {})
+        status = status_of(code, word)
         if status is not None and not self._text and not self._reasoning and not self._tools:
             return http_failure(status, {}, data.encode("utf-8", "replace"))
         return broken_off(error)
@@ -91,7 +102,10 @@ class ChatStream:
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             return False
         choice = choices[0]
-        if choice.get("index") not in (None, 0):
+        index = choice.get("index")
+        if index not in (None, 0):
+            if type(index) is int:
+                self._indices |= {0, index}
             return False
         self._finish_reason = _text(choice.get("finish_reason")) or self._finish_reason
         delta = choice.get("delta")
@@ -125,6 +139,17 @@ class ChatStream:
         if isinstance(function, dict):
             call["function"]["name"] += _text(function.get("name")) or ""
             call["function"]["arguments"] += _text(function.get("arguments")) or ""
+
+
+def _start(parts: Iterable[str]) -> str:
+    taken: list[str] = []
+    size = 0
+    for part in parts:
+        taken.append(part)
+        size += len(part)
+        if size >= KEPT_TEXT_CHARS:
+            break
+    return "".join(taken)[:KEPT_TEXT_CHARS]
 
 
 def _text(value: Any) -> str | None:

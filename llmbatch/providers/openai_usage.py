@@ -17,6 +17,7 @@ def usage_of(usage: Any) -> Usage:
         output_tokens=_count(usage.get("completion_tokens")),
         cached_input_tokens=_count(prompt.get("cached_tokens")) if isinstance(prompt, dict) else None,
         reasoning_tokens=_count(completion.get("reasoning_tokens")) if isinstance(completion, dict) else None,
+        cache_write_tokens=_count(prompt.get("cache_write_tokens")) if isinstance(prompt, dict) else None,
     )
 
 

@@ -91,13 +91,19 @@ def origin(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """True for this machine itself: ``localhost``, 127.0.0.0/8 and ::1."""
+    """True for this machine itself: ``localhost``, 127.0.0.0/8, ::1 and ::ffff:127.0.0.0/104.
+
+    No other name is, whatever it resolves to; ``localhost`` is held to it when the connection is made
+    (``calls.connect.loopback_socket``). Numbers that only a resolver takes for an address are names.
+    """
     if host == "localhost":
         return True
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
         return False
+    # Not left to ip_address: Python before 3.13 says no for the mapped ones.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _check_url(url: str) -> None:

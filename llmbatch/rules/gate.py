@@ -44,10 +44,8 @@ class Gate:
         """
         news = sent_s >= self._closed_at_s or (self.ramp is None and retry_after_s is not None)
         if news:
-            self.closings += 1
             self.strikes += 1
-            self._closed_at_s = now_s
-            self.ramp = 1
+            self._close(now_s)
         if retry_after_s is not None:
             pause_s = retry_after_s
         elif news:
@@ -59,6 +57,17 @@ class Gate:
         self.closed_until_s = max(self.closed_until_s, now_s + pause_s)
         return self.wait_s(now_s)
 
+    def spent(self, now_s: float, sent_s: float, pause_s: float) -> bool:
+        """A request sent at ``sent_s`` failed, and the retry quota is empty. True if that closed the gate anew.
+
+        What was sent before the gate last closed says nothing new while it is closed or ramps.
+        """
+        if sent_s < self._closed_at_s and self.ramp is not None:
+            return False
+        self._close(now_s)
+        self.closed_until_s = max(self.closed_until_s, now_s + pause_s)
+        return True
+
     def answered(self, sent_s: float, window: int) -> None:
         """A good answer came for a request sent at ``sent_s``."""
         if self.ramp is None or sent_s < self._closed_at_s:
@@ -67,3 +76,8 @@ class Gate:
         self.ramp += 1
         if self.ramp >= window:
             self.ramp = None
+
+    def _close(self, now_s: float) -> None:
+        self.closings += 1
+        self._closed_at_s = now_s
+        self.ramp = 1

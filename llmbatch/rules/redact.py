@@ -24,6 +24,13 @@ MIN_KEY_CHARS = 8
 _CUT = re.compile(r"(?i:\\{1,4}(?:u[0-9a-f]{0,3}|x[0-9a-f]?)?|%[0-9a-f]{0,5}|&#?x?[0-9a-f]{0,6})?(?=…|\Z)")
 
 
+# All escapes of ASCII characters, as _any_form knows them; and what in a key would be taken for one.
+_ESCAPE = re.compile(
+    r"\\(?:u00|x)([2-7][0-9a-fA-F])|%(?:25)*([2-7][0-9a-fA-F])|&#(?:[xX]0*([2-7][0-9a-fA-F])|0*([0-9]{2,3}));"
+)
+_LIKE_ESCAPES = re.compile(r"[\\%&]|x[2-7][0-9a-fA-F]|u00[2-7]")
+
+
 class Redactor:
     """Takes ``keys`` out of texts. Of keys of fewer than MIN_KEY_CHARS characters only ``Bearer KEY`` is looked for."""
 
@@ -38,21 +45,33 @@ class Redactor:
         text = self.exact(text)
         for header in self._short:
             text = text.replace(header, f"Bearer {PLACEHOLDER}")
+        plain = _unescaped(text) if self._spellings else ""
         for spelling in self._spellings:
-            text = spelling.removed_from(text)
+            if spelling.may_be_in(plain):
+                text = spelling.removed_from(text)
         return text
+
+    def data(self, data: bytes) -> bytes:
+        """``data``, which need not be text, without any key."""
+        return self.text(data.decode("latin-1")).encode("latin-1")
 
     def failure(self, failure: Failure) -> Failure:
         """``failure`` with no key in any of its texts."""
         if not self._keys and not self._short:
             return failure
+        body, so_far = self._body(failure.body), failure.output_so_far and self.text(failure.output_so_far)
+        in_pieces = so_far != failure.output_so_far and body == failure.body
         return replace(
             failure,
             type=self.text(failure.type),
             message=self.text(failure.message),
-            body=failure.body and self.text(failure.body),
+            body=None if in_pieces else body,  # spread over the events of a stream, whose text held it whole
             request_id=failure.request_id and self.text(failure.request_id),
+            output_so_far=so_far,
         )
+
+    def _body(self, body: str | bytes | None) -> str | bytes | None:
+        return self.data(body) if isinstance(body, bytes) else body and self.text(body)
 
     def reply(self, reply: Reply) -> Reply:
         """``reply`` without the exact key; all but always it is ``reply`` itself."""
@@ -90,8 +109,15 @@ class _Spelling:
     """One way to write a key, each character of it as it is or escaped; ``fewest`` characters betray it at a cut."""
 
     def __init__(self, text: str, fewest: int) -> None:
+        # What stands before the key may look like the start of an escape, and take two of its characters.
+        self._core = text[2:fewest]
+        self._looks_escaped = _LIKE_ESCAPES.search(text[: fewest + 4]) is not None
         self._start = re.compile("".join(map(_any_form, text[:fewest])))
         self._rest = [_compiled(char) for char in text[fewest:]]
+
+    def may_be_in(self, plain: str) -> bool:
+        """False if it can not be in the text whose escapes were undone in ``plain``: the search for it is slow."""
+        return self._looks_escaped or self._core in plain
 
     def removed_from(self, text: str) -> str:
         kept, done, position = [], 0, 0
@@ -112,6 +138,18 @@ class _Spelling:
                 return None if cut is None else cut.end()
             position = found.end()
         return position
+
+
+def _unescaped(text: str) -> str:
+    """``text`` with the escapes of ASCII characters undone, and without backslashes."""
+    if "\\" not in text and "%" not in text and "&#" not in text:
+        return text
+    return _ESCAPE.sub(_escaped_char, text).replace("\\", "")
+
+
+def _escaped_char(escape: re.Match[str]) -> str:
+    behind_slash, percent, html_hex, html = escape.groups()
+    return chr(int(html)) if html else chr(int(behind_slash or percent or html_hex, 16))
 
 
 def _holds(value: Any, key: str) -> bool:

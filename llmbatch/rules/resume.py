@@ -66,13 +66,16 @@ class Settled(NamedTuple):
     paid_twice: bool = False
 
 
+_OF_THE_COPY = {"row": 0, "crc": ""}  # what differs between a line and its copy for another row number
+
+
 def settle(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Settled:
     """Another request: the later line. The same request: the first ok line, except for its copy with a new number."""
     if earlier["key"] != later["key"] or earlier["status"] != "ok":
         return Settled(later_wins=True)
     if later["status"] != "ok":
         return Settled(later_wins=False)
-    if {**earlier, "row": 0} == {**later, "row": 0}:
+    if {**earlier, **_OF_THE_COPY} == {**later, **_OF_THE_COPY}:
         return Settled(later_wins=True)
     return Settled(later_wins=False, paid_twice=True)
 
@@ -162,7 +165,13 @@ def manifest_differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) 
         return []
     named = [f"{name}: {old.get(name)} -> {new.get(name)}" for name in _NAMED if old.get(name) != new.get(name)]
     hashed = [text for name, text in _HASHED.items() if old.get(name) != new.get(name)]
-    return [*named, *hashed, *_params(old.get("params") or {}, new.get("params") or {}), *_input(old, new)]
+    params = _params(old.get("params") or {}, new.get("params") or {})
+    return [*named, *_generation(old, new), *hashed, *params, *_input(old, new)]
+
+
+def _generation(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, now = old.get("generation", 0), new.get("generation", 0)
+    return [] if before == now else [f"generation: {before} -> {now}"]
 
 
 def _params(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -27,12 +27,22 @@ def backoff_s(tries: int, chance: float, base_s: float, cap_s: float) -> float:
     return ceiling_s * chance
 
 
-def decide(failures: Sequence[Failure], limited_s: float, limits: RetryLimits, chance: float) -> Verdict:
+def decide(
+    failures: Sequence[Failure],
+    limited_s: float,
+    limits: RetryLimits,
+    chance: float,
+    *,
+    unpaid: int = 0,
+    paid: bool = True,
+) -> Verdict:
     """Whether a row is sent again after the last of ``failures``.
 
     ``limited_s`` is the time since it first met what concerns all, ``chance`` is uniform in [0, 1). What
     concerns all (a rate limit, nobody there) waits at the shared gate, so its delay is 0 here, and it spends
-    ``limits.max_wait_s`` instead of the row's attempts.
+    ``limits.max_wait_s`` instead of the row's attempts. ``unpaid`` of the failures met an empty retry quota
+    (rules/quota.py) and a server that answered nobody: they spend no attempts either. When the last can not be
+    ``paid`` for, the row waits at the gate; but what may have been billed is never asked more often than allowed.
     """
     last = failures[-1]
     if not last.retryable:
@@ -44,9 +54,12 @@ def decide(failures: Sequence[Failure], limited_s: float, limits: RetryLimits, c
     spent = [failure for failure in failures if not failure.concerns_all]
     if last.maybe_billed and sum(1 for failure in spent if failure.maybe_billed) > limits.ambiguous:
         return Verdict(False, 0.0, f"may have been billed {limits.ambiguous + 1} times")
-    if len(spent) >= limits.attempts:
-        return Verdict(False, 0.0, f"{len(spent)} attempts failed")
-    delay_s = backoff_s(len(spent), chance, limits.base_s, limits.cap_s)
+    tries = len(spent) - unpaid
+    if tries >= limits.attempts:
+        return Verdict(False, 0.0, f"{tries} attempts failed")
+    if not paid:
+        return Verdict(True, 0.0, "waits at the gate: the retry quota is spent")
+    delay_s = backoff_s(tries, chance, limits.base_s, limits.cap_s)
     if last.retry_after_s is not None:
         delay_s += last.retry_after_s  # never earlier than told; the jitter spreads those who were told the same
-    return Verdict(True, delay_s, f"{last.type}, attempt {len(spent) + 1} of {limits.attempts}")
+    return Verdict(True, delay_s, f"{last.type}, attempt {tries + 1} of {limits.attempts}")

@@ -10,7 +10,7 @@ from collections import deque
 from typing import cast
 
 from llmbatch.sim.http11 import BadRequest, HttpRequest, RequestParser
-from llmbatch.sim.ledger import Ledger
+from llmbatch.sim.ledger import Bill, Ledger
 from llmbatch.sim.replies import Reply
 from llmbatch.sim.service import Service
 
@@ -36,6 +36,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reply: Reply | None = None
         self._billed = False
+        self._answered: Bill | None = None  # the last answer sent, until there is a sign that it was read
         self._timer: asyncio.TimerHandle | None = None
         self._last_request = False
         self._began_s = self._touched_s = self._loop.time()
@@ -46,6 +47,9 @@ class Connection(asyncio.Protocol):
         self._ledger.connected()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # A client that closes, or dies, with unread bytes resets its connection (RFC 9293, 3.6.1; RFC 2525, 2.17).
+        if exc is not None and self._answered:
+            self._ledger.unread(self._answered)
         self._transport = None
         self._queue.clear()
         self._ledger.disconnected()
@@ -94,7 +98,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, request: HttpRequest | BadRequest) -> None:
         self._began_s = self._loop.time()
-        self._billed = False
+        self._billed, self._answered = False, None
         if isinstance(request, BadRequest):
             self._last_request = True
             self._reply = self._service.refuse(request, time.time())
@@ -141,6 +145,10 @@ class Connection(asyncio.Protocol):
         self._touched_s = self._loop.time()
         if reply and reply.working:
             self._ledger.work_ended()
+        if reply and reply.bill and self._billed:
+            self._answered = reply.bill
+            if self._transport is None:
+                self._ledger.unread(reply.bill)
         if self._transport is None:
             self._living.discard(self)
         elif reply and reply.ending == "reset":

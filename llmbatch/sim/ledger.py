@@ -27,7 +27,8 @@ class Ledger:
     """Counters of one server. Owned by its event loop; nothing else may change it.
 
     ``received`` counts chat requests. ``rejected`` counts the error answers by status, ``faults`` the injected faults
-    by kind. ``billed_by_prompt`` says how often each prompt (its `prompt_hash`) was paid for.
+    by kind. ``billed_by_prompt`` says how often each prompt (its `prompt_hash`) was paid for, ``unread_by_prompt`` how
+    often of these the client left before it had read the answer to its end.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -42,6 +43,7 @@ class Ledger:
         self.connections = 0
         self.peak_connections = 0
         self.billed_by_prompt: Counter[str] = Counter()
+        self.unread_by_prompt: Counter[str] = Counter()
         self._fd = None if path is None else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def bill(self, bill: Bill, time_s: float) -> None:
@@ -52,6 +54,10 @@ class Ledger:
         self.billed_by_prompt[bill.prompt_hash] += 1
         if self._fd is not None:
             os.write(self._fd, orjson.dumps({"n": self.billed, "time_s": time_s, **asdict(bill)}) + b"\n")
+
+    def unread(self, bill: Bill) -> None:
+        """Count a billed answer that the client can not have read to its end, through no fault of the server."""
+        self.unread_by_prompt[bill.prompt_hash] += 1
 
     def work_began(self) -> None:
         self.in_flight += 1
@@ -68,7 +74,7 @@ class Ledger:
         self.connections -= 1
 
     def snapshot(self, full: bool = False) -> dict[str, Any]:
-        """The counters as JSON; ``full`` adds every prompt that was billed, and how often."""
+        """The counters as JSON; ``full`` adds every prompt that was billed or left unread, and how often."""
         counters: dict[str, Any] = {
             "received": self.received,
             "billed": self.billed,
@@ -82,7 +88,10 @@ class Ledger:
             "connections": self.connections,
             "peak_connections": self.peak_connections,
         }
-        return counters | {"billed_by_prompt": dict(self.billed_by_prompt)} if full else counters
+        if not full:
+            return counters
+        prompts = {"billed_by_prompt": dict(self.billed_by_prompt), "unread_by_prompt": dict(self.unread_by_prompt)}
+        return counters | prompts
 
     def close(self) -> None:
         if self._fd is not None:

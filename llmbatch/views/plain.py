@@ -43,7 +43,7 @@ class PlainLines:
         self._last = snapshot
         if snapshot.elapsed_s >= self._due_s:
             self._due_s = snapshot.elapsed_s + self._interval_s
-            self._put(", ".join(_progress_words(snapshot)))
+            self._put(progress_line(snapshot))
 
     def note(self, text: str, level: Level = "info") -> None:
         self._put(f"warning: {text}" if level == "warning" else text)
@@ -69,6 +69,11 @@ def _start_words(run: RunStarted) -> Iterator[str]:
     if run.failed_before:
         yield f"{run.failed_before:,} failed in earlier runs"
     yield f"results to {'standard output' if run.output == '-' else run.output}"
+
+
+def progress_line(snapshot: Snapshot) -> str:
+    """How far the run is, how fast, and what holds it up."""
+    return ", ".join(_progress_words(snapshot))
 
 
 def _progress_words(snapshot: Snapshot) -> Iterator[str]:

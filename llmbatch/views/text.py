@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 
-from llmbatch.summary import Percentiles, Summary
+from llmbatch.records import CHOICES_MISMATCH, EMPTY, FLAGS, MODEL_MISMATCH
+from llmbatch.summary import Exposure, Percentiles, Summary
 from llmbatch.views.safe import safe
 from llmbatch.views.words import BINDING, count, duration, money, rate
 
@@ -14,12 +16,15 @@ _EXAMPLE_CELLS = 100
 _TYPE_CELLS = 40
 _LABEL_CELLS = 10
 
+# How answers end when nothing is to be said of it.
+_ORDINARY_ENDS = {"stop", "tool_calls", "none given"}
+
 _HEADLINES: Mapping[int, str] = {
     0: "Done: every row is ok.",
     1: "Done, but some rows failed.",
     2: "Refused; nothing was sent.",
     3: "Stopped by the provider.",
-    4: "Stopped at the limit you set.",
+    4: "Stopped at a limit; the warning below says which.",
     5: "Stopped by this machine's disk.",
     6: "Refused: the output is in use or is not ours; nothing was sent.",
     70: "A bug in llmbatch; please report it.",
@@ -90,10 +95,12 @@ def _figures(summary: Summary) -> Iterator[str]:
     if summary.requests:
         yield _figure("tokens", _tokens(summary))
         yield _figure("cost", _cost(summary))
-    if summary.ambiguous:
+    if summary.ambiguous or summary.in_flight_at_kill:
         yield from _billing(summary)
-    if len(summary.finish_reasons) > 1 or summary.finish_reasons.get("length"):
+    if len(summary.finish_reasons) > 1 or not summary.finish_reasons.keys() <= _ORDINARY_ENDS:
         yield _figure("finished", _shares(summary.finish_reasons))
+    if odd := _odd(summary.flags):
+        yield _figure("answers", odd)
     if summary.binding_shares:
         yield _figure("limited by", _binding(summary.binding_shares))
 
@@ -131,10 +138,43 @@ def _cost(summary: Summary) -> str:
 def _billing(summary: Summary) -> Iterator[str]:
     label = "billed?"
     if summary.maybe_billed_twice:
-        yield _figure(label, f"{count(summary.maybe_billed_twice, 'request')} may have been billed twice")
+        words = f"{count(summary.maybe_billed_twice, 'request')} may have been billed twice"
+        yield _figure(label, words + _at_most(summary.maybe_billed_twice_bound))
         label = ""
     if once := summary.ambiguous - summary.maybe_billed_twice:
-        yield _figure(label, f"{count(once, 'request')} may have been billed without an answer")
+        words = f"{count(once, 'request')} may have been billed without an answer"
+        yield _figure(label, words + _at_most(summary.ambiguous_bound.without(summary.maybe_billed_twice_bound)))
+        label = ""
+    if summary.in_flight_at_kill:
+        yield _figure(label, f"{count(summary.in_flight_at_kill, 'request')} in flight when the last run was killed")
+
+
+def _at_most(bound: Exposure) -> str:
+    """The bound in dollars if there is one, else in tokens; never rounded down."""
+    if not bound.requests:
+        return ""
+    if bound.usd is not None:
+        return f", at most {money(_rounded_up(bound.usd))}"
+    if bound.input_tokens is None:
+        return "; for how much is not known"
+    tokens = f"; at most {bound.input_tokens:,} tokens in, "
+    if bound.output_tokens is None:
+        return tokens + "out not bounded: set max_tokens"
+    return tokens + f"{bound.output_tokens:,} out"
+
+
+def _rounded_up(usd: float) -> float:
+    steps = 10_000 if usd < 0.0995 else 100
+    return math.ceil(usd * steps) / steps
+
+
+def _odd(flags: Mapping[str, int]) -> str:
+    words = {
+        EMPTY: "empty",
+        MODEL_MISMATCH: "of another model than asked",
+        CHOICES_MISMATCH: "of several choices",
+    }
+    return ", ".join(f"{flags[name]:,} {words[name]}" for name in FLAGS if flags.get(name))
 
 
 def _shares(counts: Mapping[str, int]) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import struct
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+from llmbatch.calls.connect import Proxy
 from llmbatch.calls.deadlines import Watch
 from llmbatch.calls.wire import Wire, open_session
 from llmbatch.options import Timeouts
@@ -78,7 +81,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serve(script: Script) -> AsyncIterator[Server]:
+async def serve(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     """A server on loopback that runs ``script`` for each connection."""
     seen = Server("")
     tasks: set[asyncio.Task[None]] = set()
@@ -100,8 +103,8 @@ async def serve(script: Script) -> AsyncIterator[Server]:
             seen.at_once -= 1
             writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=2**26, backlog=1000)
-    seen.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/chat/completions"
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=2**26, backlog=1000, ssl=tls)
+    seen.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/chat/completions"
     try:
         yield seen
     finally:
@@ -113,15 +116,22 @@ async def serve(script: Script) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def wired(url: str, *, stream: bool = False, timeouts: Timeouts = QUICK) -> AsyncIterator[Wire]:
+async def wired(
+    url: str,
+    *,
+    stream: bool = False,
+    timeouts: Timeouts = QUICK,
+    proxy: Proxy | None = None,
+    **session_options: Any,
+) -> AsyncIterator[Wire]:
     """A wire as a run has it, with its session and its watch."""
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     watch = Watch(min(timeouts.total_s, timeouts.idle_s, timeouts.first_token_s))
     watching = asyncio.create_task(watch.run())
-    async with open_session(headers, timeouts) as session:
+    async with open_session(timeouts, **session_options) as session:
         try:
             clock = asyncio.get_running_loop().time
-            yield Wire(session, OpenAIChat(), url, timeouts, watch, clock, stream=stream)
+            yield Wire(session, OpenAIChat(), url, headers, timeouts, watch, clock, stream=stream, proxy=proxy)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

@@ -68,6 +68,24 @@ def test_time_in_which_the_loop_stood_still_does_not_count(virtually: Virtually)
     virtually(main())
 
 
+def test_each_long_standstill_is_told_once(virtually: Virtually) -> None:
+    """Of the process, which the loop's clock sees, or of the machine, which only another clock sees."""
+
+    async def main() -> None:
+        loop, told, asleep_s = asyncio.get_running_loop(), [], 0.0
+        watch = Watch(100.0, told.append, lambda: loop.time() + asleep_s)
+        watching = asyncio.create_task(watch.run())
+        await asyncio.sleep(1.1)
+        for stopped_s, slept_s in ((63.0, 0.0), (4.0, 0.0), (0.0, 3600.0), (0.0, 4.0)):
+            loop._machine.now_s += stopped_s  # type: ignore[attr-defined]
+            asleep_s += slept_s
+            await asyncio.sleep(2.0)
+        watching.cancel()
+        assert told == pytest.approx([63.0, 3600.0], abs=TICK_S)
+
+    virtually(main())
+
+
 def test_what_is_overdue_gets_one_more_look(virtually: Virtually) -> None:
     async def main() -> None:
         watch = Watch(100.0)

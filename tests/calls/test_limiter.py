@@ -15,6 +15,7 @@ from llmbatch.calls.limit import Limiter
 from llmbatch.events import Event, GateClosed, Notice
 from llmbatch.records import CallFailed, Failure, Reply, Request, Stopped, Trace
 from llmbatch.rules.pace import Pace
+from llmbatch.rules.quota import Quota
 from llmbatch.rules.window import FixedWindow, LittleWindow, Window
 
 Virtually = Callable[[Awaitable[Any]], Any]
@@ -34,6 +35,7 @@ class Bench:
             self.now,
             lambda: 0.5,
             self.events.append,
+            Quota(),
         )
 
     async def one(self, name: str, trace: Trace | None = None) -> Reply | Failure | type[Stopped]:

@@ -14,6 +14,7 @@ from llmbatch.calls.retry import Retry
 from llmbatch.events import AttemptFailed, Event
 from llmbatch.options import RetryLimits
 from llmbatch.records import CallFailed, Failure, Reply, Request, Stopped, Trace
+from llmbatch.rules.quota import Quota
 
 Virtually = Callable[[Awaitable[Any]], Any]
 OTHER = Failure("rejected", "http_500", "oops", http_status=500, retryable=True)
@@ -28,7 +29,10 @@ class Bench:
         self.rests: list[float] = []
         self._rows = rows
         now = asyncio.get_running_loop().time
-        self.retry = Retry(self.script, limits or RetryLimits(), self._rest, now, lambda: chance, self.events.append)
+        self.quota = Quota()
+        self.retry = Retry(
+            self.script, limits or RetryLimits(), self._rest, now, lambda: chance, self.events.append, self.quota
+        )
 
     def _answer(self, sent: Sent) -> tuple[float, Reply | Failure]:
         return 1.0, self._rows[sent.name][sent.attempt - 1]
@@ -93,7 +97,11 @@ def test_each_failed_try_is_told_with_the_pause_before_the_next(virtually: Virtu
     async def main() -> None:
         bench = Bench(a=[BUSY, LIMITED, BAD])
         await bench.one("a")
-        assert bench.events == [AttemptFailed(BUSY, 0.25), AttemptFailed(LIMITED, 0.0), AttemptFailed(BAD, None)]
+        assert bench.events == [
+            AttemptFailed(BUSY, 0.25, "overloaded, attempt 2 of 5"),
+            AttemptFailed(LIMITED, 0.0, "waits at the gate"),
+            AttemptFailed(BAD, None, "bad_request is not retryable"),
+        ]
 
     virtually(main())
 
@@ -107,6 +115,7 @@ def test_the_attempts_of_rows_never_mix(virtually: Virtually) -> None:
 
     async def main() -> None:
         bench = Bench(**rows)
+        bench.quota.tokens = 10_000  # not what is looked at here
         traces = [Trace() for _ in rows]
         outcomes = await asyncio.gather(*(bench.one(name, trace) for name, trace in zip(rows, traces, strict=True)))
         for (_, expected), outcome, trace in zip(rows.items(), outcomes, traces, strict=True):
@@ -123,7 +132,7 @@ def test_no_try_begins_after_the_rows_deadline(virtually: Virtually) -> None:
         bench = Bench(RetryLimits(attempts=100, base_s=4.0), a=[BUSY] * 100)
         assert await bench.one("a", Trace(deadline_s=10.0)) is BUSY
         assert max(bench.script.times_s) < 10.0 and len(bench.script.sent) == 3
-        assert bench.events[-1] == AttemptFailed(BUSY, None)
+        assert bench.events[-1] == AttemptFailed(BUSY, None, "the row's deadline")
 
     virtually(main())
 

@@ -16,8 +16,8 @@ import pytest
 from raw_server import ANSWER, ASK, KEY, QUICK, ask, chunked, http, once, read_request, says, serve, wired
 
 from llmbatch.options import MAX_BODY_BYTES
-from llmbatch.providers.openai_errors import BODY_KEPT_BYTES
 from llmbatch.records import Attempt, Failure, Reply, Request, Trace
+from llmbatch.rules.kept import EXCERPT_BYTES
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,8 @@ async def test_a_good_answer(script: object) -> None:
         (says(b"HTTP/1.1 204 No Content\r\n\r\n"), "unusable", "no_content", True),
         (says(b"HTTP/1.1 200 OK\r\n\r\n" + ANSWER[:40], end="close"), "unusable", "bad_json", True),
         (says(http(gzip.compress(ANSWER)[:40], "200 OK", "Content-Encoding: gzip")), "unusable", None, True),
-        (says(http(ANSWER, "200 OK", "Content-Encoding: gzip")), "ambiguous", None, True),
+        (says(http(ANSWER, "200 OK", "Content-Encoding: gzip")), "unusable", "bad_encoding", True),
+        (says(http(ANSWER, "200 OK", "Content-Encoding: br")), "unusable", "bad_encoding", True),
         (says(http(b"{}", "500 Oops")), "rejected", "http_500", True),
         (says(http(b"<html>bad gateway</html>", "502 Bad Gateway")), "ambiguous", "bad_gateway", True),
         (says(http(b"{}", "404 Not Found")), "permanent", "not_found", False),
@@ -130,7 +131,7 @@ async def test_the_request_id_of_a_failure_is_kept_even_if_the_body_is_cut() -> 
         ("403 Forbidden", json.dumps({"error": {"message": "no", "type": f"key_{KEY}"}})),
         ("400 Bad Request", json.dumps({"error": f"no: {quote(KEY)}"}).replace("-", "\\u002d")),
         ("400 Bad Request", "no: " + b64encode(f"Bearer {KEY}".encode()).decode()),
-        ("400 Bad Request", "x" * (BODY_KEPT_BYTES - len(KEY) + 2) + KEY),
+        ("400 Bad Request", "x" * (EXCERPT_BYTES - len(KEY) + 2) + KEY),
         ("307 Temporary Redirect", ""),
         ("200 OK", f"not JSON: {KEY.encode().hex()}"),
         ("200 OK", json.dumps({"error": {"message": f"no {KEY}", "code": 400}})),

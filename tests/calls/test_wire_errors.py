@@ -163,5 +163,11 @@ def test_no_error_of_aiohttp_is_forgotten(cls: type[Exception]) -> None:
     assert failure.type and failure.message and "canary" not in repr(failure)
     assert failure.kind in ("never_sent", "ambiguous")
     assert (failure.kind == "never_sent") == issubclass(
-        cls, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+        cls,
+        (
+            aiohttp.ClientConnectorError,
+            aiohttp.ClientHttpProxyError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.InvalidURL,
+        ),
     )

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from raw_server import ANSWER, KEY, QUICK, ask, chunked, http, once, says, serve, wired
 
-from llmbatch.providers.openai_errors import BODY_KEPT_BYTES
 from llmbatch.records import Failure, Reply, Trace
+from llmbatch.rules.kept import EXCERPT_BYTES
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
@@ -62,7 +62,7 @@ async def test_a_whole_stream(script: object) -> None:
 async def test_a_stream_cut_before_its_end_marker_keeps_its_text_and_is_not_ok(end: str) -> None:
     failure = await once(says(HEAD + chunk(token("Hel")), 0.02, end=end), stream=True)
     assert isinstance(failure, Failure)
-    assert (failure.kind, failure.type, failure.body) == ("unusable", "stream_cut", "Hel")
+    assert (failure.kind, failure.type, failure.output_so_far) == ("unusable", "stream_cut", "Hel")
     assert failure.retryable and failure.maybe_billed
 
 
@@ -74,7 +74,7 @@ async def test_a_stream_that_ends_cleanly_without_its_end_marker_is_not_ok() -> 
 async def test_an_error_in_mid_stream() -> None:
     script = says(HEAD + chunk(token("Hel") + b'data: {"error":{"message":"m","type":"server_error"}}\n\n') + LAST)
     failure = await once(script, stream=True)
-    assert isinstance(failure, Failure) and (failure.type, failure.body) == ("server_error", "Hel")
+    assert isinstance(failure, Failure) and (failure.type, failure.output_so_far) == ("server_error", "Hel")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ async def test_an_error_in_mid_stream() -> None:
         b'{"error":{"code":401,"message":"%s"}}' % b64encode(KEY.encode()),
     ],
 )
-@pytest.mark.parametrize("before", [b"", token(f"Hel {KEY}"), token("Hel") + token("x" * (BODY_KEPT_BYTES - 15) + KEY)])
+@pytest.mark.parametrize("before", [b"", token(f"Hel {KEY}"), token("Hel") + token("x" * (EXCERPT_BYTES - 15) + KEY)])
 async def test_a_key_that_a_broken_stream_repeats_is_not_kept(event: bytes, before: bytes) -> None:
     failure = await once(says(HEAD + chunk(before + b"data: " + event + b"\n\n") + LAST), stream=True)
     assert isinstance(failure, Failure)  # ``ask`` has looked for the key

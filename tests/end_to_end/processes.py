@@ -144,7 +144,7 @@ class Llmbatch:
         self.directory = directory
         self.state = directory / "state" / "llmbatch"
         self._stack = stack
-        self._environment = {
+        self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(directory / "home"),
             "XDG_STATE_HOME": str(directory / "state"),
@@ -157,7 +157,7 @@ class Llmbatch:
         process = subprocess.Popen(
             [*COMMAND, *map(str, args)],
             cwd=self.directory,
-            env={**self._environment, **(env or {})},
+            env={**self.environment, **(env or {})},
             **{**streams, **popen},
         )
         running = Running(process)
@@ -182,7 +182,7 @@ class Llmbatch:
         process = subprocess.Popen(
             ["bash", "-c", name + script],
             cwd=self.directory,
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import socketserver
+import ssl
+import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,6 +53,65 @@ def test_run_stops_with_3_and_the_same_command_continues(llmbatch: Llmbatch, sim
     assert llmbatch(*command).code == 0
     assert_answers(read_lines(llmbatch.directory / "in.results.jsonl"), asked)
     assert mended.ledger()["received"] == ROWS
+
+
+@contextmanager
+def tls_server(directory: Path) -> Iterator[tuple[int, list[bytes]]]:
+    """A port with a certificate that nobody trusts, and what it got to read of each connection."""
+    heard: list[bytes] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=127.0.0.1"]
+    subprocess.run(
+        ["openssl", "req", "-x509", *kind, "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    context.load_cert_chain(certificate, key)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            try:
+                with context.wrap_socket(self.request, server_side=True) as tls:
+                    heard.append(tls.recv(100))
+            except OSError:
+                heard.append(b"")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server.server_address[1], heard
+        server.shutdown()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+def test_certificate_that_is_not_trusted_stops_the_run_before_a_byte_is_sent(
+    llmbatch: Llmbatch, tmp_path: Path
+) -> None:
+    write_rows(llmbatch.directory / "in.jsonl", prompts(ROWS))
+    with tls_server(tmp_path) as (port, heard):
+        done = llmbatch("run", "in.jsonl", "-m", "m", "--base-url", f"https://127.0.0.1:{port}/v1", "-c", "4")
+    assert done.code == 3, done.err
+    assert "certificate" in done.err and "run the same command again" in done.err
+    assert 3 <= len(heard) <= 10 and not any(heard)
+    assert len(whole_lines(llmbatch.directory / "in.results.jsonl.partial")) <= 10
+
+
+@pytest.mark.parametrize("kind", ["401", "404", "quota"])
+def test_what_is_in_flight_when_the_provider_stops_is_waited_for_and_written(
+    llmbatch: Llmbatch, sim: StartSim, tmp_path: Path, kind: str
+) -> None:
+    """The key is revoked in mid-run: good answers came before, and slow ones are under way."""
+    script = tmp_path / "script.jsonl"
+    script.write_text(f'{{"prompt": "refused", "fault": "{kind}"}}\n')
+    server = sim("--script", str(script), "--latency", "0.2")
+    asked = [*prompts(12, "good"), "slow good", *prompts(8, "refused"), *prompts(30, "later")]
+    write_rows(llmbatch.directory / "in.jsonl", asked)
+    done = llmbatch("run", "in.jsonl", "-m", "m", "--base-url", server.base_url, "-c", "4")
+    assert done.code == 3, done.err
+    ledger = server.ledger()
+    lines = whole_lines(llmbatch.directory / "in.results.jsonl.partial")
+    good = [line for line in lines if line["status"] == "ok"]
+    assert len(good) == ledger["billed"] >= 13
+    assert 3 <= len(lines) - len(good) <= 8 and len(lines) == ledger["received"] <= 13 + 8 + 3
+    assert not (llmbatch.directory / "in.results.jsonl").exists()
 
 
 @pytest.mark.parametrize("count", [5, 300])

@@ -72,3 +72,12 @@ def test_append_of_the_shell_onto_the_input_is_refused(llmbatch: Llmbatch, rows:
     done = llmbatch.shell("llmbatch run in.jsonl -m sim/x -o - >> in.jsonl")
     assert done.code == 2, done.err
     assert rows.read_bytes() == before
+
+
+def test_state_directory_that_others_can_write_gets_no_journal(llmbatch: Llmbatch, rows: Path) -> None:
+    llmbatch.state.mkdir(parents=True)
+    llmbatch.state.chmod(0o777)
+    done = llmbatch("run", "in.jsonl", "-m", "sim/x", "-o", "-")
+    assert (done.code, done.out) == (2, b"")
+    assert "is not yours alone" in done.err
+    assert not list(llmbatch.state.iterdir())

@@ -80,6 +80,25 @@ def test_summary_that_can_not_be_written_hides_nothing(llmbatch: Llmbatch, rows:
     assert len(read_lines(llmbatch.directory / "in.results.jsonl")) == 3
 
 
+def test_a_new_summary_is_for_its_owner_alone_and_an_old_one_keeps_its_mode(llmbatch: Llmbatch, rows: Path) -> None:
+    new, old = llmbatch.directory / "new.json", llmbatch.directory / "old.json"
+    old.touch()
+    old.chmod(0o644)
+    for path in (new, old):
+        assert llmbatch("run", "in.jsonl", "-m", "sim/x", "-o", "-", "--summary-json", path, umask=0).code == 0
+    assert [path.stat().st_mode & 0o7777 for path in (new, old)] == [0o600, 0o644]
+
+
+def test_a_link_planted_beside_the_summary_is_not_written_through(llmbatch: Llmbatch, rows: Path) -> None:
+    victim = llmbatch.directory / "victim"
+    victim.write_text("mine")
+    running = llmbatch.start("run", "-", "-m", "sim/x", "-o", "-", "--summary-json", "sum.json")
+    (llmbatch.directory / f".sum.json.{running.process.pid}").symlink_to(victim)
+    assert running.end(rows.read_bytes()).code == 0
+    assert victim.read_text() == "mine"
+    assert summary(llmbatch)["ok"] == 3
+
+
 def test_summary_is_replaced_as_a_whole_through_a_link(llmbatch: Llmbatch, rows: Path) -> None:
     (llmbatch.directory / "real.json").write_text("old")
     (llmbatch.directory / "sum.json").symlink_to("real.json")

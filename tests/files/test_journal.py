@@ -17,9 +17,10 @@ import pytest
 
 from llmbatch.errors import InternalError, OptionsError, StorageError
 from llmbatch.files import journal as journal_module
-from llmbatch.files.journal import Journal, manifest_line
+from llmbatch.files.journal import DiskListener, Journal, manifest_line
 from llmbatch.files.paths import OutputPaths
 from llmbatch.files.recovery import recover
+from llmbatch.files.space import Space
 from llmbatch.files.spill import Spill, spill_directories
 from llmbatch.files.takeback import take_back
 
@@ -44,10 +45,14 @@ class Run:
 
     def __init__(self, paths, spill_dirs):
         self.paths, self.spill_dirs = paths, spill_dirs
-        self.offsets, self.failures = {}, []
+        self.offsets, self.failures, self.low, self.weak = {}, [], [], []
 
     async def open(self):
-        self.journal = await Journal.open(self.paths, spill_dirs=self.spill_dirs, on_failure=self.failures.append)
+        self.journal = await Journal.open(
+            self.paths,
+            spill_dirs=self.spill_dirs,
+            listener=DiskListener(self.failures.append, self.low.append, self.weak.append),
+        )
         return self
 
     def append(self, *rows, size=0):
@@ -380,6 +385,81 @@ async def test_failed_sync_is_never_retried_and_saves_what_may_be_gone(run, spil
     assert spilled(spill_dir) == line(2) + line(3)
 
 
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ESTALE])
+async def test_write_that_fails_is_not_tried_again_and_its_lines_are_saved(run, paths, spill_dir, number):
+    """A quota, a broken disk, a size limit, a network file system that lost the file: all are one."""
+    run.append(1)
+    await run.until(lambda: run.offsets)
+    tries = []
+
+    async def broken(data):
+        tries.append(data)
+        raise OSError(number, os.strerror(number))
+
+    async with failing(run, f"cannot write .*: {os.strerror(number)}"):
+        run.journal._file = file = CountingFile(run.journal._file)
+        file.write = broken
+        run.append(2)
+        await run.until(lambda: run.failures)
+        run.append(3)
+    assert tries == [line(2)]
+    assert paths.partial.read_bytes() == line(1)
+    assert spilled(spill_dir) == line(2) + line(3)
+
+
+async def test_error_of_close_hurts_nobody_for_all_is_durable_by_then(run, paths, monkeypatch):
+    real, synced = run.journal._file, []
+    monkeypatch.setattr(journal_module, "sync_data", lambda fd: synced.append(os.fstat(fd).st_size))
+
+    async def broken():
+        assert synced[-1] == len(line(1))
+        await real.close()
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    run.journal._file = file = CountingFile(real)
+    file.close = broken
+    run.append(1)
+    await run.journal.close()
+    assert run.failures == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+async def test_file_system_that_knows_no_fsync_is_told_once_and_is_no_error(paths, spill_dir, monkeypatch, number):
+    def unknown(fd):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("llmbatch.files.paths._sync", unknown)
+    run = await Run(paths, [spill_dir]).open()
+    run.append(1, 2)
+    await run.journal.sync()
+    run.append(3)
+    await run.journal.close()
+    assert paths.partial.read_bytes() == line(1) + line(2) + line(3)
+    assert run.failures == []
+    (told,) = run.weak
+    assert "cannot make files durable" in told
+
+
+async def test_low_space_is_told_once_and_lines_are_written_on(run, paths, monkeypatch):
+    answers = 4 * 10 * len(line(1))
+    space = Space(answers, 1000)
+    monkeypatch.setattr(Space, "of", lambda file: space)
+    run.journal.in_flight = 10
+    run.append(1)
+    await run.journal.sync()
+    assert run.low == []
+    space = Space(answers - 1, 1000)
+    for row in (2, 3):
+        run.append(row)
+        await run.journal.sync()
+    await run.journal.close()
+    (told,) = run.low
+    assert told.exit_code == 5
+    assert "no new request is sent. Make room, then the same command continues" in str(told)
+    assert run.failures == []
+    assert paths.partial.read_bytes() == line(1) + line(2) + line(3)
+
+
 async def test_sync_that_fails_only_at_the_end_is_told(run, spill_dir, monkeypatch):
     run.append(1)
     await run.until(lambda: run.offsets)
@@ -458,21 +538,21 @@ async def test_line_after_close_is_a_bug_and_no_silent_loss(run):
 async def test_manifest_is_recognised(run, paths):
     run.journal.append(manifest_line({"version": "0.1", "model": "m"}), lambda offset: None)
     await run.journal.close()
-    assert paths.partial.read_bytes() == b'{"llmbatch":1,"version":"0.1","model":"m"}\n'
+    assert paths.partial.read_bytes().startswith(b'{"llmbatch":1,"version":"0.1","model":"m"')
     with recover(paths) as found:
         assert found.manifest["model"] == "m"
 
 
 KILLED = """
 import asyncio, os, sys
-from llmbatch.files.journal import Journal
+from llmbatch.files.journal import DiskListener, Journal
 from llmbatch.files.paths import OutputPaths
 
 def done(row):
     return lambda offset: os.write(1, b"%d\\n" % row)
 
 async def main():
-    journal = await Journal.open(OutputPaths.of(sys.argv[1]), spill_dirs=(), on_failure=print)
+    journal = await Journal.open(OutputPaths.of(sys.argv[1]), spill_dirs=(), listener=DiskListener(print, print, print))
     row = 0
     while True:
         for _ in range(7):

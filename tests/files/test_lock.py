@@ -1,13 +1,15 @@
 """One run per output, and a dead run holds nobody up."""
 
+import errno
 import os
 import subprocess
 import sys
 
+import orjson
 import pytest
 
 from llmbatch.errors import OptionsError, OutputRefused
-from llmbatch.files.lock import OutputLock
+from llmbatch.files.lock import OutputLock, Signature
 from llmbatch.files.paths import OutputPaths, open_private
 
 
@@ -142,3 +144,83 @@ def test_a_planted_symlink_is_not_followed(paths, tmp_path):
     with pytest.raises(OptionsError):
         OutputLock.acquire(paths)
     assert (tmp_path / "victim").read_text() == "precious"
+
+
+def killed_with(paths, in_flight):
+    """The lock file of a holder that was killed; the kernel has let go of its flock."""
+    lock = OutputLock.acquire(paths)
+    lock.note_in_flight(in_flight)
+    left = paths.lock.read_bytes()
+    lock.release()
+    paths.lock.write_bytes(left)
+
+
+@pytest.mark.parametrize("in_flight", [0, 1, 12, 10_000])
+def test_what_was_in_flight_at_a_kill_is_known_to_the_next_holder(paths, in_flight):
+    killed_with(paths, in_flight)
+    with OutputLock.acquire(paths) as lock:
+        assert (lock.cut_off.pid, lock.cut_off.in_flight) == (os.getpid(), in_flight)
+
+
+def test_the_number_is_changed_in_place_and_the_signature_is_whole_at_every_moment(paths):
+    with OutputLock.acquire(paths) as lock:
+        size = paths.lock.stat().st_size
+        for number in (1, 123_456, 7, 0):
+            lock.note_in_flight(number)
+            assert orjson.loads(paths.lock.read_bytes())["in_flight"] == number
+            assert paths.lock.stat().st_size == size
+
+
+def test_holder_that_is_killed_before_it_sends_hands_the_number_on(paths):
+    killed_with(paths, 7)
+    with OutputLock.acquire(paths) as lock:
+        assert orjson.loads(paths.lock.read_bytes())["in_flight"] == 7
+        lock.note_in_flight(1)
+        assert orjson.loads(paths.lock.read_bytes())["in_flight"] == 1
+
+
+def test_lock_without_the_number_is_ours_too(paths):
+    paths.lock.write_text('{"pid": 1, "host": "h", "started": "then"}\n')
+    with OutputLock.acquire(paths) as lock:
+        assert lock.cut_off == Signature(1, "h", "then", 0)
+
+
+def test_new_lock_has_nothing_to_tell_and_a_released_one_notes_nothing(paths):
+    with OutputLock.acquire(paths) as lock:
+        assert lock.cut_off is None
+    lock.note_in_flight(3)
+    assert not paths.lock.exists()
+
+
+def test_number_that_can_not_be_noted_hurts_nobody(paths, monkeypatch):
+    def broken(fd, data, offset):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with OutputLock.acquire(paths) as lock:
+        monkeypatch.setattr(os, "pwrite", broken)
+        lock.note_in_flight(3)
+        assert orjson.loads(paths.lock.read_bytes())["in_flight"] == 0
+
+
+def test_child_that_outlives_a_killed_holder_does_not_hold_its_lock(paths):
+    lock = OutputLock.acquire(paths)
+    child = subprocess.Popen(["sleep", "60"], close_fds=False)
+    os.close(lock._fd)  # as the kernel does at a kill: the file stays
+    try:
+        OutputLock.acquire(paths).release()
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("act", [OutputLock.acquire, OutputLock.check])
+def test_file_system_without_locks_is_refused_with_the_way_out(paths, monkeypatch, act, number):
+    paths.lock.touch()
+
+    def no_locks(fd, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(OptionsError, match="put the output on a local disk"):
+        act(paths)

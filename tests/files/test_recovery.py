@@ -7,6 +7,8 @@ import pytest
 
 from llmbatch.errors import OutputRefused, StorageError
 from llmbatch.files import recovered as recovered_module
+from llmbatch.files import recovery as recovery_module
+from llmbatch.files.checksum import with_checksum
 from llmbatch.files.paths import OutputPaths
 from llmbatch.files.recovery import recover, reopen_sealed, scan
 
@@ -65,34 +67,6 @@ def test_lines_are_found_by_identity_and_counted(paths):
         assert found.find("r9", 9) is None
         assert found.find("unknown", 1) is None
         assert found.end == paths.partial.stat().st_size
-
-
-def test_cut_at_every_byte_then_append_then_recover_again(paths, monkeypatch):
-    """The heart of it: a kill may end the file anywhere. Syncing would take the time and prove nothing."""
-    monkeypatch.setattr("llmbatch.files.recovery.sync_data", lambda fd: None)
-    monkeypatch.setattr("llmbatch.files.recovery.sync_directory", lambda path: None)
-    lines = [dump(line) for line in mixed_records()]
-    whole = b"".join(lines)
-    ends = {0}
-    for line in lines:
-        ends.add(max(ends) + len(line))
-    extra = dump(result(1000, id="extra"))
-    for cut in range(len(whole) + 1):
-        paths.partial.write_bytes(whole[:cut])
-        complete = sum(1 for end in ends if 0 < end <= cut or end - 1 == cut > 0)
-        with recover(paths) as found:
-            assert len(found) == max(0, complete - 1), cut
-            assert bool(found.notices) == (cut not in ends and cut + 1 not in ends), cut
-            assert found.end == paths.partial.stat().st_size, cut
-        with paths.partial.open("ab") as file:
-            file.write(extra)
-        with recover(paths) as found:
-            assert len(found) == max(0, complete - 1) + 1, cut
-            assert found.find("extra", 1000) is not None
-            assert not found.notices
-        torn = paths.torn.read_bytes() if paths.torn.exists() else b""
-        assert whole[:cut].endswith(torn)
-        paths.torn.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +171,7 @@ def test_one_line_stands_for_each_row(paths, lines, standing, ok, failed, paid_t
 
 def test_row_number_that_a_later_line_took_is_told(paths):
     """Rows a and b swapped places and swapped back: a's line has the right number, but b's came later."""
-    journal(paths, result(1, id="a"), result(1, id="b"))
+    journal(paths, MANIFEST, result(1, id="a"), result(1, id="b"))
     with recover(paths) as found:
         assert found.find("a", 1).holds_number is False
         assert found.find("b", 1).holds_number is True
@@ -205,7 +179,7 @@ def test_row_number_that_a_later_line_took_is_told(paths):
 
 def test_bad_row_gives_up_its_place_when_its_number_is_answered(paths):
     """Its id could not be trusted, so it is known by number; a mended row answers for it."""
-    journal(paths, result(1, "error", id="a", key=None), result(1, id="a"))
+    journal(paths, MANIFEST, result(1, "error", id="a", key=None), result(1, id="a"))
     with recover(paths) as found:
         assert (found.ok, found.failed, found.unrendered) == (1, 0, 0)
         assert found.find("a", 1).line["status"] == "ok"
@@ -302,6 +276,62 @@ def test_output_that_is_not_made_from_the_journal_is_refused(paths, out):
         recover(paths)
     assert paths.partial.exists()
     assert paths.out.exists()
+
+
+def checked(line):
+    return with_checksum(dump(line))
+
+
+def test_lines_that_were_changed_stand_and_are_told_once(paths):
+    lines = [MANIFEST, result(1), result(2, output="x"), result(3, output="x"), result(4)]
+    paths.partial.write_bytes(b"".join(map(checked, lines)).replace(b'"x"', b'"y"'))
+    with recover(paths) as found:
+        assert found.find(None, 2).line["output"] == "y"
+        assert found.notices == [
+            "2 lines, the first of them line 3, were changed since they were written; they stand as they are: "
+            f"llmbatch verify {paths.partial}"
+        ]
+    paths.partial.rename(paths.out)
+    with scan(paths.out) as found:
+        assert len(found) == 4
+        assert f"llmbatch verify {paths.out}" in found.notices[0]
+
+
+def test_lines_with_a_good_checksum_or_none_are_not_told(paths):
+    paths.partial.write_bytes(checked(MANIFEST) + checked(result(1)) + dump(result(2)) + checked(result(3))[:-1])
+    with recover(paths) as found:
+        assert (len(found), found.notices) == (3, [])
+
+
+def test_copy_with_another_checksum_is_no_second_payment(paths):
+    paths.partial.write_bytes(checked(result(1, id="a")) + checked(result(5, id="a")) + checked(result(5, id="a")))
+    with recover(paths) as found:
+        assert (len(found), found.paid_twice) == (1, 0)
+
+
+@pytest.mark.parametrize("first", [b"garbage\n", b"\n", b'{"llmbatch":1,"ver\n', b"\0\0\n"])
+def test_our_file_with_a_damaged_first_line_is_to_be_repaired(paths, first):
+    """It holds answers that were paid for: nobody should be told to move it away."""
+    paths.partial.write_bytes(first + dump(result(1)))
+    with pytest.raises(StorageError, match=r"line 1 \(byte 0\) is damaged.* llmbatch repair "):
+        recover(paths)
+
+
+def test_line_that_is_half_a_manifest_is_no_bug(paths):
+    """Two lines that damage has made one may be good JSON, with members of both."""
+    paths.partial.write_bytes(dump(result(1, llmbatch="x")) + dump({"llmbatch": 1, "key": "k"}) + dump(result(2)))
+    with recover(paths) as found:
+        assert len(found) == 1
+
+
+def test_foreign_file_is_not_read_to_its_end(paths, monkeypatch):
+    read = []
+    real = recovery_module.parse_line
+    monkeypatch.setattr(recovery_module, "parse_line", lambda data: read.append(data) or real(data))
+    paths.partial.write_bytes(b'{"prompt":"x"}\n' * 5000)
+    with pytest.raises(OutputRefused, match="not a results file"):
+        recover(paths)
+    assert len(read) == 100
 
 
 def test_answer_that_was_paid_for_twice_is_told(paths):

@@ -72,7 +72,7 @@ def test_rows_no_longer_in_the_input_are_kept_after_the_others_in_their_old_orde
 
 def test_moved_rows_stand_at_their_new_number_only(paths):
     """a and b swapped; the runner appended both again."""
-    journal(paths, result(1, id="a"), result(2, id="b"), result(2, id="a"), result(1, id="b"))
+    journal(paths, MANIFEST, result(1, id="a"), result(2, id="b"), result(2, id="a"), result(1, id="b"))
     assert seal(paths, 2) == Sealed(2, 0)
     assert [(line["id"], line["row"]) for line in sealed_lines(paths)] == [("b", 1), ("a", 2)]
 
@@ -120,6 +120,8 @@ def test_full_disk_leaves_the_journal_and_no_copy(paths, monkeypatch):
     with pytest.raises(StorageError, match="No space left on device; every answer is safe in") as failed:
         seal(paths, 1)
     assert failed.value.exit_code == 5
+    assert "it needs 0.0 MB once more, " in str(failed.value)
+    assert " MB are free)" in str(failed.value)
     assert os.listdir(paths.directory) == ["out.jsonl.partial"]
 
 

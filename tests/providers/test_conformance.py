@@ -63,7 +63,7 @@ def check(outcome: Reply | Failure, expected: dict[str, Any]) -> None:
     assert isinstance(outcome, Failure if "kind" in expected else Reply), outcome
     for name, value in expected.items():
         found = getattr(outcome, name)
-        assert (list(astuple(found)) if name == "usage" else found) == value, name
+        assert (list(astuple(found))[:4] if name == "usage" else found) == value, name
 
 
 @pytest.mark.parametrize(("dialect", "raw", "expected"), cases(".json"))
@@ -75,7 +75,7 @@ def test_a_recorded_answer(dialect: Provider, raw: bytes, expected: dict[str, An
 def test_a_recorded_error(dialect: Provider, raw: bytes, expected: dict[str, Any]) -> None:
     outcome = dialect.decode(*http(raw))
     check(outcome, expected)
-    assert isinstance(outcome, Failure) and outcome.message and outcome.body
+    assert isinstance(outcome, Failure) and outcome.message
 
 
 @pytest.mark.parametrize("step", [None, 1, 7])
@@ -153,6 +153,7 @@ def test_no_other_status_is_ok(dialect: Provider, status: int) -> None:
         (402, "permanent", False, True, False),
         (403, "permanent", False, False, False),
         (404, "permanent", False, True, False),
+        (407, "permanent", False, True, False),
         (408, "ambiguous", True, False, False),
         (409, "rejected", True, False, False),
         (413, "permanent", False, False, False),
@@ -194,10 +195,10 @@ def test_the_servers_own_word_on_retrying_is_obeyed(dialect: Provider, status: i
 
 
 @every_dialect
-def test_a_kept_body_is_bounded(dialect: Provider) -> None:
+def test_a_message_is_bounded(dialect: Provider) -> None:
     for status in (200, 400, 503):
         outcome = dialect.decode(status, NO_HEADERS, b"x" * 10**6)
-        assert isinstance(outcome, Failure) and len(outcome.body or "") <= 4096 and len(outcome.message) <= 4096
+        assert isinstance(outcome, Failure) and len(outcome.message) <= 4096
 
 
 JSON = st.recursive(

@@ -26,6 +26,18 @@ def test_value_never_changes(endpoint, body, expected):
     assert fingerprint(endpoint, body) == expected
 
 
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        (0, "fp1:ac367df058a829124ae16ad0de37c36d"),
+        (1, "fp1:8aa43a7c482ab15b2e0a731516cfeefb"),
+        (2, "fp1:6b9942a3ac63ae1adde3a57f1a428664"),
+    ],
+)
+def test_generation_counts_only_above_0(generation, expected):
+    assert Fingerprinter(URL, generation)(BODY) == expected
+
+
 def test_key_order_never_matters():
     shuffled = {
         "temperature": 0.2,

@@ -114,6 +114,43 @@ def test_a_late_answer_that_closes_it_again_ramps_again() -> None:
     assert gate.allowed(4, 0) == 1
 
 
+# The retry quota is spent
+
+
+def test_a_spent_quota_closes_it_and_one_request_tries() -> None:
+    gate = Gate()
+    assert gate.spent(100.0, 99.0, 30.0)
+    assert gate.wait_s(100.0) == 30.0 and gate.allowed(50, 0) == 1 and gate.closings == 1
+
+
+@pytest.mark.parametrize(
+    ("sent_s", "closed_anew", "wait_s"),
+    [
+        (99.0, False, 10.0),  # it was in flight when the gate closed: no news, and no longer pause
+        (120.0, True, 30.0),  # a probe
+    ],
+)
+def test_only_a_probe_that_fails_closes_it_again(sent_s: float, closed_anew: bool, wait_s: float) -> None:
+    gate = Gate()
+    gate.spent(100.0, 99.0, 30.0)
+    assert gate.spent(120.0, sent_s, 30.0) is closed_anew
+    assert gate.wait_s(120.0) == wait_s
+
+
+def test_a_spent_quota_never_shortens_what_the_provider_asked_for() -> None:
+    gate = Gate()
+    gate.limited(0.0, -1.0, 600.0, 0.0)
+    gate.spent(1.0, 0.5, 30.0)
+    assert gate.wait_s(1.0) == 599.0
+
+
+def test_an_old_request_that_fails_when_the_ramp_is_over_closes_it_anew() -> None:
+    gate = Gate()
+    gate.spent(100.0, 99.0, 30.0)
+    gate.answered(131.0, 1)
+    assert gate.ramp is None and gate.spent(140.0, 98.0, 30.0)
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 100), st.floats(0, 50), st.none() | st.floats(0.001, 1e9), st.floats(0, 0.999)),

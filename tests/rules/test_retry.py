@@ -88,6 +88,26 @@ def test_the_verdict_says_why(past: list[Failure], limited_s: float, word: str) 
 
 
 @pytest.mark.parametrize(
+    ("past", "unpaid", "paid", "again", "delay_s"),
+    [
+        ([REJECTED], 1, False, True, 0.0),
+        ([REJECTED] * 5, 1, False, True, 0.0),  # an ill server costs no row
+        ([REJECTED] * 30, 26, False, True, 0.0),
+        ([REJECTED] * 5, 0, False, False, 0.0),  # others were answered meanwhile: it is the row
+        ([REJECTED] * 30, 26, True, True, 4 * 0.5),  # and the backoff goes on where it was
+        ([REJECTED] * 30, 25, True, False, 0.0),
+        ([LIMITED] * 9 + [REJECTED] * 6, 2, True, True, 4 * 0.5),
+        ([AMBIGUOUS], 1, False, True, 0.0),
+        ([AMBIGUOUS] * 2, 2, False, False, 0.0),  # paying twice stays bounded
+        ([PERMANENT], 0, False, False, 0.0),
+    ],
+)
+def test_an_empty_quota(past: list[Failure], unpaid: int, paid: bool, again: bool, delay_s: float) -> None:
+    verdict = decide(past, 0.0, LIMITS, 0.5, unpaid=unpaid, paid=paid)
+    assert (verdict.again, verdict.delay_s) == (again, delay_s)
+
+
+@pytest.mark.parametrize(
     ("limits", "past", "again"),
     [
         (RetryLimits(attempts=1), [REJECTED], False),

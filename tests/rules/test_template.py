@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -93,6 +94,118 @@ def test_a_text_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     template = RowTemplate("{% for i in range(100000) %}{% for j in range(100000) %}xx{% endfor %}{% endfor %}")
     with pytest.raises(RowError, match="more than 1000 characters"):
         template.render({})
+
+
+BIG = 10**9
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * n }}",
+        "{{ n * 'a' }}",
+        "{{ [0] * n }}",
+        "{{ 'a' * 500000000 }}",
+        "{{ 7 ** n }}",
+        "{{ (10 ** 9999) * (10 ** 29999) * (10 ** 9999) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%.1000000000f' % 1 }}",
+        "{{ '%*d' % (n, 1) }}",
+        "{{ fmt % 1 }}",
+        "{{ fmt | format(1) }}",
+        "{{ '%(a)*d' | format(a=n) }}",
+        "{{ '{:>1000000000}'.format(1) }}",
+        "{{ '{:>{}}'.format(1, n) }}",
+        "{{ '{a:>{w}}'.format_map({'a': 1, 'w': n}) }}",
+        "{{ brace.format(x) }}",
+        "{{ x.ljust(n) }}",
+        "{{ x.rjust(width=n) if false else x.rjust(n) }}",
+        "{{ x.center(n) }}",
+        "{{ x | center(n) }}",
+        "{{ x | center(width=n) }}",
+        "{{ x.zfill(n) }}",
+        "{{ '\t'.expandtabs(n) }}",
+        "{{ ('\t' * 1000000).expandtabs(1000000) }}",
+        "{{ (1).to_bytes(n, 'big') }}",
+        "{{ ('\n' * 1000000) | indent(1000000) }}",
+        "{{ ('\n' * 1000000) | indent('x' * 1000000) }}",
+        "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+        "{{ ('a' * 1000000) | replace('a', 'b' * 1000000) }}",
+        "{{ ('a' * 1000000).replace('', 'b' * 1000000) }}",
+        "{{ ('a' * 1000000).translate({97: 'b' * 1000000}) }}",
+        "{{ ('b' * 1000000).join(range(99999) | map('string')) }}",
+        "{{ range(99999) | join('b' * 1000000) }}",
+        "{{ ('a b ' * 1000000) | wordwrap(2, wrapstring='x' * 1000000) }}",
+        "{{ [1] | batch(n, 'x') | list }}",
+        "{{ [1] | slice(n) | list }}",
+        "{{ 1.5 | round(n, 'ceil') }}",
+        "{{ [[1]] | tojson(indent=n) }}",
+        "{% set a = 'a' * 60000000 %}{{ a ~ a }}",
+        "{% set a = 'a' * 60000000 %}{{ a + a }}",
+        "{% set m = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set m.x = m.x ~ m.x %}{% endfor %}",
+        "{% set m = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set m.x = m.x + m.x %}{% endfor %}",
+        "{% set m = namespace(x=[1]) %}{% for i in range(99) %}{% set m.x = m.x + m.x %}{% endfor %}",
+    ],
+)
+def test_an_expression_that_blows_up_is_stopped_before_it_does(source: str) -> None:
+    fields = {"n": BIG, "x": "x", "fmt": "%1000000000d", "brace": "{:>1000000000}"}
+    template = RowTemplate(source)
+    began_s = time.perf_counter()
+    with pytest.raises(RowError, match=r"--template: .*(more than|indent)"):
+        template.render(fields)
+    assert time.perf_counter() - began_s < 2.0
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+        "{% for i in range(9999) recursive %}{{ loop(range(9999)) }}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    ],
+)
+def test_loops_without_end_are_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_module, "MAX_STEPS", 10_000)
+    with pytest.raises(RowError, match=r"turns of loops and calls|RecursionError"):
+        RowTemplate(source).render({})
+
+
+def test_steps_are_counted_for_each_row_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_module, "MAX_STEPS", 100)
+    template = RowTemplate("{% for i in range(60) %}x{% endfor %}")
+    assert [template.render({}) for _ in range(3)] == ["x" * 60] * 3
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ '-' * 20 }}", "-" * 20),
+        ("{{ 2 ** 64 * 3 }}", str(2**64 * 3)),
+        ("{{ 'a' + 'b' }}{{ 1 + 2 }}{{ [1] + [2] }}", "ab3[1, 2]"),
+        ("{{ 'a' ~ 1 ~ true }}", "a1True"),
+        ("{{ '%05.2f %s' % (1.5, 'x') }}", "01.50 x"),
+        ("{{ '%(a)s' % {'a': 7} }}", "7"),
+        ("{{ '%s-%s' | format(1, 2) }}", "1-2"),
+        ("{{ '%(a)s' | format(a=3) }}", "3"),
+        ("{{ '{:,}'.format(1234567890123) }}", "1,234,567,890,123"),
+        ("{{ '{:>{}}'.format(1, 5) }}", "    1"),
+        ("{{ 'a'.ljust(3) }}|{{ 'a' | center(5) }}|", "a  |  a  |"),
+        ("{{ ', '.join(['a', 'b']) }} {{ [1, 2] | join('-') }}", "a, b 1-2"),
+        ("{{ [{'n': 1}, {'n': 2}] | join(', ', attribute='n') }}", "1, 2"),
+        ("{{ 'aXb' | replace('X', '--') }}{{ 'aXb'.replace('X', '') }}", "a--bab"),
+        ("{{ 'a\nb' | indent(2) }}", "a\n  b"),
+        ("{{ [1, 2, 3] | batch(2, 0) | list }}", "[[1, 2], [3, 0]]"),
+        ("{{ 1.25 | round(1) }}", "1.2"),
+        ("{{ 1700000000 % 7 }}", str(1700000000 % 7)),
+        ("{% for i in [1, 2] %}{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{% endfor %}", "1/2,2/2"),
+        ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% else %}none{% endfor %}", "a1"),
+        ("{% for i in [] %}x{% else %}none{% endfor %}", "none"),
+        ("{% for i in range(6) if i % 2 %}{{ i }}{% endfor %}", "135"),
+        ("{% macro m(name) %}<{{ name }}>{% endmacro %}{{ m(name='a') }}", "<a>"),
+    ],
+)  # fmt: skip
+def test_what_stays_within_bounds_renders_as_ever(source: str, text: str) -> None:
+    assert RowTemplate(source).render({}) == text
 
 
 def test_the_flag_is_named() -> None:

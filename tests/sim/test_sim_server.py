@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -277,7 +278,25 @@ async def test_work_goes_on_and_is_billed_when_the_client_leaves():
         async with asyncio.timeout(2):
             while client.server.ledger.in_flight:
                 await asyncio.sleep(0.01)
-        assert client.server.ledger.billed == 1
+        assert client.server.ledger.billed == client.server.ledger.unread_by_prompt[prompt_hash("hello")] == 1
+
+
+@pytest.mark.parametrize(("read", "unread"), [("all", 0), ("some", 1), ("none", 1)])
+async def test_answer_that_the_client_left_unread_is_counted(read: str, unread: int):
+    body = b'{"model":"m","messages":[{"role":"user","content":"a"}]}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    async with sim() as client:
+        ledger, address = client.server.ledger, client.server.base_url.removeprefix("http://").removesuffix("/v1")
+        with socket.create_connection(address.split(":")) as connection:  # type: ignore[arg-type]
+            connection.sendall(head % len(body) + body)
+            while not ledger.billed:
+                await asyncio.sleep(0.001)
+            if read != "none":
+                connection.recv(1 if read == "some" else 1 << 20)
+        async with asyncio.timeout(2):
+            while ledger.connections:
+                await asyncio.sleep(0.001)
+    assert ledger.unread_by_prompt == ({prompt_hash("a"): 1} if unread else {})
 
 
 async def test_faults_of_waiting_state_the_wait_word_for_word():

@@ -37,6 +37,36 @@ def test_nothing_hidden_gets_through_whatever_comes(text: str) -> None:
     shown.encode()
 
 
+# What steers a terminal or deceives its reader, listed by hand, not by what Python knows of Unicode.
+STEERING = [
+    *range(0x20),
+    *range(0x7F, 0xA0),  # DEL and C1
+    0xAD,
+    0x061C,  # bidirectional
+    *range(0x200B, 0x2010),  # zero-width, and bidirectional marks
+    0x2028,
+    0x2029,
+    *range(0x202A, 0x202F),
+    *range(0x2060, 0x2070),
+    0xFEFF,
+    *range(0xD800, 0xE000),
+    *range(0xFFF9, 0xFFFC),
+    *range(0xE0000, 0xE01F0),  # tags, and variation selectors that can hide text
+]
+
+
+def test_not_one_steering_character_gets_through() -> None:
+    for code in STEERING:
+        shown = safe(f"a{chr(code)}b")
+        assert chr(code) not in shown and shown.startswith("a\\") and shown.endswith("b"), hex(code)
+
+
+@given(st.text(st.sampled_from([chr(code) for code in STEERING] + list("[]m;8\\x1b0Kab"))), st.integers(0, 30))
+def test_no_mixture_of_them_gets_through_nor_does_what_is_cut(text: str, width: int) -> None:
+    for shown in (safe(text), safe(text, width), safe(safe(text))):
+        assert not set(map(ord, shown)) & set(STEERING)
+
+
 @given(st.text(st.characters()), st.integers(0, 30))
 def test_the_width_is_never_exceeded(text: str, width: int) -> None:
     assert cells(safe(text, width)) <= width

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmbatch.summary import ErrorCount, Percentiles, Summary, Tokens
+from llmbatch.summary import ErrorCount, Exposure, Percentiles, Summary, Tokens
 from llmbatch.views.text import render_summary
 
 GOOD = Summary(
@@ -37,6 +37,7 @@ MIXED = Summary(
     rate_limited=1,
     ambiguous=5,
     maybe_billed_twice=4,
+    in_flight_at_kill=12,
     latency_s=Percentiles(0.84, 1.2, 2.1, 4.0, 14.2),
     first_token_s=Percentiles(0.2, 0.3, 0.4, 0.4, 0.9),
     tokens=Tokens(31_020, 12_400, 2_048, 300, 3),
@@ -77,6 +78,7 @@ tokens      31,020 in (2,048 cached), 12,400 out (300 reasoning); 3 answers with
 cost        unknown
 billed?     4 requests may have been billed twice
             1 request may have been billed without an answer
+            12 requests in flight when the last run was killed
 finished    980 stop, 10 length
 limited by  the request rate 80%, the concurrency 20%
 
@@ -200,3 +202,41 @@ def test_headline_says_what_happened(summary: Summary, words: str) -> None:
 
 def test_quiet_says_nothing_when_only_the_reader_left() -> None:
     assert render_summary(replace(GOOD, exit_code=141), quiet=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"),
+    [
+        (Exposure(2, 300, 50, 0.31), "2 requests may have been billed twice, at most $0.31"),
+        (Exposure(2, 300, 50, 0.3100001), "2 requests may have been billed twice, at most $0.32"),
+        (Exposure(2, 300, 50, 0.00001), "2 requests may have been billed twice, at most $0.0001"),
+        (Exposure(2, 300, 50, 0.09941), "2 requests may have been billed twice, at most $0.10"),
+        (Exposure(2, 300, 50, 1234.561), "2 requests may have been billed twice, at most $1,234.57"),
+        (Exposure(2, 48211, 50, None), "2 requests may have been billed twice; at most 48,211 tokens in, 50 out"),
+        (
+            Exposure(2, 48211, None, None),
+            "2 requests may have been billed twice; at most 48,211 tokens in, out not bounded: set max_tokens",
+        ),
+        (Exposure(2, None, 50, None), "2 requests may have been billed twice; for how much is not known"),
+    ],
+)  # fmt: skip
+def test_the_bound_of_a_double_payment_is_never_rounded_down(bound: Exposure, words: str) -> None:
+    summary = replace(GOOD, ambiguous=3, maybe_billed_twice=2, maybe_billed_twice_bound=bound)
+    shown = render_summary(replace(summary, ambiguous_bound=replace(bound, requests=3))).splitlines()
+    at = next(n for n, line in enumerate(shown) if line.startswith("billed?"))
+    assert shown[at] == f"billed?     {words}"
+    assert shown[at + 1].startswith("            1 request may have been billed without an answer")
+
+
+def test_odd_answers_have_a_line() -> None:
+    shown = render_summary(replace(GOOD, flags={"empty": 2, "model_mismatch": 1, "choices_mismatch": 0}))
+    assert "\nanswers     2 empty, 1 of another model than asked\n" in shown
+    assert "answers" not in render_summary(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "shown"),
+    [({"stop": 9}, False), ({"content_filter": 9}, True), ({"length": 9}, True), ({"none given": 9}, False)],
+)
+def test_how_answers_ended_is_told_when_it_was_not_by_themselves(reasons: dict[str, int], shown: bool) -> None:
+    assert ("\nfinished " in render_summary(replace(GOOD, finish_reasons=reasons))) is shown
