@@ -6,7 +6,12 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 READY := $(VENV)/.ready
 CAMPAIGNS := kill cut syscalls states servers signals stalls canary soak
 
-.PHONY: all install format lint types test demo bench campaigns clean lock help
+# The tests of what must not fail, whose modules [tool.coverage.run] in pyproject.toml names.
+CRITICAL_TESTS := $(patsubst %,tests/files/test_%.py,journal recovery repair seal takeback verify) \
+	$(patsubst %,tests/rules/test_%.py,fuse headers kept_body quota redact retry) \
+	tests/calls/test_received.py tests/providers/test_openai_chat.py tests/providers/test_openai_errors.py tests/test_keys.py
+
+.PHONY: all install format lint types test coverage mutants demo bench campaigns clean lock help
 .DEFAULT_GOAL := all
 
 all: lint types test  ## format check, lint, types, tests
@@ -27,6 +32,14 @@ demo: $(READY)  ## the main job on samples/, against the simulated provider: no 
 
 test: $(READY)  ## the whole suite
 	$(BIN)/python -m pytest
+
+coverage: $(READY)  ## of the code that must not fail, every branch (10 seconds)
+	$(BIN)/python -m coverage run -m pytest $(CRITICAL_TESTS)
+	$(BIN)/python -m coverage report
+
+mutants: $(READY)  ## would the tests notice a fault in that code? (about 10 minutes on 2 cores)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[mutants]'
+	$(BIN)/python tests/mutants.py $(CRITICAL_TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -54,7 +67,7 @@ lock:  ## pin the tested set anew, with hashes
 		--no-annotate --extra dev pyproject.toml .ci/build.in --output-file .ci/constraints.txt
 
 clean:
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .demo .mutants .coverage .pytest_cache .mypy_cache .ruff_cache
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'

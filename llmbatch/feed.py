@@ -152,7 +152,7 @@ class Reading:
         bad = request if isinstance(request, BadRow) else None
         found = None if bad and bad.type == "duplicate_id" else recovered.find(row.id, row.index)
         if found is None and bad:
-            found = recovered.find(None, row.index)  # error lines of rows that never rendered go by their number
+            found = recovered.find_unsent(row.id, row.index)
         if found is None:
             return Rendered(line, row, request, key, _NEW, None)
         decision = decide(

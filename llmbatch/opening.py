@@ -5,10 +5,12 @@ Everything here happens before anything is sent.
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,12 @@ def _refuse_input_as_output(options: RunOptions, paths: OutputPaths) -> None:
             raise OptionsError(f"{path} is the input itself; choose another --output")
 
 
+def _stamps(stamp: str) -> Iterator[str]:
+    """The second, and what tells apart those who begin in the same one."""
+    yield stamp
+    yield from (f"{stamp}-{number}" for number in count(2))
+
+
 def _same(path: Path, other: str) -> bool:
     try:
         return path.samefile(other)
@@ -165,6 +173,9 @@ def _same(path: Path, other: str) -> bool:
 
 
 def _set_aside(paths: OutputPaths, stamp: str) -> None:
+    stamp = next(
+        one for one in _stamps(stamp) if not any(paths.directory.glob(f"{glob.escape(paths.out.name)}*.bak-{one}"))
+    )
     for path in (paths.out, paths.partial):
         if path.exists():
             path.rename(path.with_name(f"{path.name}.bak-{stamp}"))

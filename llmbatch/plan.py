@@ -8,6 +8,7 @@ from typing import Any
 
 from llmbatch.errors import ChangedRows
 from llmbatch.feed import SENT, Reading, Rendered
+from llmbatch.files.index import identity_text
 from llmbatch.files.recovered import Recovered
 from llmbatch.records import BadRow
 from llmbatch.rules.resume import ResumePlan, Verdict, manifest_differences, rows
@@ -80,7 +81,10 @@ def _says_the_same(rendered: Rendered, bad: BadRow) -> bool:
     """The line that an earlier run wrote for this row is the one that would be written now."""
     line = rendered.recorded
     return (
-        line is not None and line["key"] is None and (line["row"], line["error"]["message"]) == (bad.index, bad.reason)
+        line is not None
+        and line["key"] is None
+        and (line["row"], line["error"]["message"]) == (bad.index, bad.reason)
+        and identity_text(line["id"], bad.index) == identity_text(bad.id, bad.index)
     )
 
 

@@ -87,7 +87,7 @@ class Run:
                 source, planned = await self._unless_stopped(self._prepare(stack))
             except Stopped:
                 return self._stopped_early(command)
-            if planned is not None and planned.nothing_to_do and self._output.sealed:
+            if planned is not None and planned.nothing_to_do and self._stands(planned):
                 return self._already_complete(planned, command)
             await self._output.begin(manifest(self.options, self._target))
             self._tell_start(source, planned)
@@ -217,6 +217,12 @@ class Run:
             on_change=on_change,
             limit=self.options.limit,
         )
+
+    def _stands(self, planned: Planned) -> bool:
+        """Whether OUT is what this run would write. The line of a row that came back may stand behind others'."""
+        recovered, output = self._output.recovered, self._output
+        in_order = self.options.order == "completion" or recovered is None or recovered.begins_with(planned.rows)
+        return output.sealed and in_order
 
     def _already_complete(self, planned: Planned, command: str | None) -> Summary:
         """The output stands as it is: every row is done, or can still not be sent."""

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from llmbatch.errors import OptionsError
-from llmbatch.keys import Secret, load_key
+from llmbatch.keys import MAX_KEY_FILE_BYTES, Secret, load_key
 
 KEY = "sk-canary-0123456789"
 
@@ -151,3 +151,40 @@ def test_a_secret_shows_itself_to_nobody() -> None:
             leak(secret)  # type: ignore[operator]
         assert "canary" not in str(error.value)
     assert not hasattr(secret, "__dict__")
+
+
+def test_a_secret_says_where_it_came_from(tmp_path: Path) -> None:
+    path = key_file(tmp_path, KEY.encode())
+    for secret, source in ((load(OPENAI_API_KEY=KEY), "$OPENAI_API_KEY"), (load(key_file=path), str(path))):
+        assert secret is not None and secret.source == source
+        assert {repr(secret), str(secret), f"{secret}", f"{secret:>99}"} == {f"Secret(from {source})"}
+        for copied in (pickle.dumps, copy.copy, Secret.__getstate__):
+            with pytest.raises(TypeError, match=r"^a Secret is not pickled$"):
+                copied(secret)
+
+
+def test_every_printable_character_may_be_in_a_key() -> None:
+    key = "".join(map(chr, range(0x21, 0x7F)))
+    secret = load(OPENAI_API_KEY=key)
+    assert secret is not None and secret.reveal() == key
+
+
+def test_the_command_that_mends_a_shared_key_file_can_be_pasted(tmp_path: Path) -> None:
+    (tmp_path / "my keys").mkdir()
+    path = key_file(tmp_path / "my keys", KEY.encode(), 0o644)
+    with pytest.raises(OptionsError) as error:
+        load(key_file=path)
+    assert str(error.value) == f"--key-file {path} can be read by others; run: chmod 600 '{path}'"
+
+
+def test_of_what_never_ends_no_more_is_read_than_a_key_can_have(tmp_path: Path) -> None:
+    secret = load(key_file=key_file(tmp_path, b"k" * MAX_KEY_FILE_BYTES))
+    assert secret is not None and len(secret.reveal()) == 16 * 1024
+    reader, writer = os.pipe()
+    os.write(writer, b"k" * (MAX_KEY_FILE_BYTES + 1))  # and the other end stays open
+    try:
+        with pytest.raises(OptionsError, match="is not the text of a key"):
+            load(key_file=Path(f"/dev/fd/{reader}"))
+    finally:
+        os.close(reader)
+        os.close(writer)

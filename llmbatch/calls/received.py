@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import zlib
 from dataclasses import replace
 
@@ -93,16 +95,11 @@ class Received:
 
 
 def _good_start(unpack: zlib._Decompress, data: bytes) -> bytes:
-    """What comes out of ``data`` up to the byte that is wrong."""
-    out = bytearray()
-    for at in range(len(data)):
-        try:
-            out += unpack.decompress(data[at : at + 1], MAX_BODY_BYTES)
-        except zlib.error:
-            break
-        if len(out) > MAX_BODY_BYTES:
-            break
-    return bytes(out)
+    """What comes out of ``data``, which is broken, up to the byte that is wrong; less than was asked for at once."""
+    out = io.BytesIO()
+    with contextlib.suppress(zlib.error):
+        out.writelines(unpack.decompress(data[at : at + 1]) for at in range(len(data)))
+    return out.getvalue()
 
 
 def _broken() -> Failure:

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import orjson
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -42,6 +43,8 @@ LARGE_BODY_BYTES = 2**20
 
 # The end of a stream's body comes some packets after its end marker; then the connection can be used again.
 LINGER_S = 1.0
+# Interim answers (1xx) that wait to be skipped: aiohttp takes any number, and a flood of them fills memory and time.
+MOST_INTERIM = 10_000
 # What a server may repeat, and nobody may read there.
 KEY_HEADERS = ("Authorization", "api-key", "x-api-key", "x-goog-api-key")
 
@@ -55,6 +58,10 @@ class _Protocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if len(self._buffer) > MOST_INTERIM and self._exception is None:
+            assert self.transport is not None, "it has just received something"
+            self.transport.close()
+            self.set_exception(HttpProcessingError(message="a flood of interim answers"))
         error: Any = self._exception
         if error is not None:
             error.unparsed = data

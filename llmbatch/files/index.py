@@ -25,6 +25,14 @@ def identity_text(id: str | int | float | None, row: int) -> str:
     return f"i:{id}" if isinstance(id, int) else f"f:{id!r}"
 
 
+def unsent_identity(id: str | int | float | None, row: int) -> str:
+    """The identity of a line that says that a row can not be sent: its number, for its id may be another row's.
+
+    With an id it is no answer's identity, whose row may have had that number and no id.
+    """
+    return identity_text(None, row) if id is None else f"!{row}"
+
+
 def identity_hash(identity: str | int, salt: int = 0) -> int:
     """64 bits of BLAKE2b over an identity text, or over a row number. ``salt`` gives another try after a collision."""
     text = f"#{identity}" if isinstance(identity, int) else identity

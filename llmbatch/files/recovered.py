@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import orjson
 
 from llmbatch.errors import StorageError
-from llmbatch.files.index import IdentityIndex, RowTable, identity_hash, identity_text
+from llmbatch.files.index import IdentityIndex, RowTable, identity_hash, identity_text, unsent_identity
 from llmbatch.files.paths import open_private
 from llmbatch.rules.resume import settle
 
@@ -57,11 +56,27 @@ class Recovered:
         return self.ok + self.failed
 
     def find(self, id: str | int | float | None, row: int) -> Found | None:
-        """The line of this row, if there is one. A row that does not render is found by its number: ``id`` None."""
-        _, offset, line = self._slot(identity_text(id, row))
+        """The line of this row, if there is one."""
+        return self._found(identity_text(id, row))
+
+    def find_unsent(self, id: str | int | float | None, row: int) -> Found | None:
+        """The line that says of this row that it can not be sent; of a row without id also an answer."""
+        return self._found(unsent_identity(id, row))
+
+    def _found(self, identity: str) -> Found | None:
+        _, offset, line = self._slot(identity)
         if offset is None or line is None:
             return None
         return Found(offset, line, self.by_row.get(line["row"]) == offset)
+
+    def begins_with(self, rows: int) -> bool:
+        """Whether the lines of the rows 1 to ``rows`` stand first, in order, as seal writes them."""
+        offset = 0
+        for row in range(1, rows + 1):
+            if self.by_row.get(row) != offset:
+                return False
+            offset += len(self.read_bytes(offset))
+        return True
 
     def read(self, offset: int) -> dict[str, Any]:
         """The line that starts at ``offset``."""
@@ -134,7 +149,8 @@ class Recovered:
 
     def _slot(self, text: str) -> tuple[int, int | None, dict[str, Any] | None]:
         """Where this identity is or would be in the index. Hashes may collide; the line itself decides."""
-        for salt in count():
+        salt = 0
+        while True:
             slot = identity_hash(text, salt)
             offset = self._index.get(slot)
             if offset is None:
@@ -142,7 +158,7 @@ class Recovered:
             line = self.read(offset)
             if identity_of(line) == text:
                 return slot, offset, line
-        raise AssertionError("count() does not end")
+            salt += 1
 
     def standing(self, line: dict[str, Any]) -> int | None:
         """The offset of the line that stands for the row of this one."""
@@ -178,7 +194,8 @@ def parse_line(data: bytes) -> dict[str, Any] | None:
 
 def identity_of(line: dict[str, Any]) -> str:
     """The identity of a result line's row. One that never rendered has its number: its id may be another row's."""
-    return identity_text(None if line["key"] is None else line.get("id"), line["row"])
+    identity = unsent_identity if line["key"] is None else identity_text
+    return identity(line.get("id"), line["row"])
 
 
 def _exact(data: bytes) -> Any:

@@ -24,9 +24,9 @@ _READ_BYTES = 1 << 20
 def find_spills(journal: Path, directories: Sequence[Path]) -> list[Path]:
     """The spills of exactly this journal, oldest first. Another user's file in a shared TMPDIR is none of ours."""
     name = f"{glob.escape(journal.name)}.*{SUFFIX}"
-    found = [path for directory in dict.fromkeys(directories) for path in directory.glob(name)]
-    ours = [path for path in found if _belongs(path, journal)]
-    return sorted(ours, key=lambda path: path.stat().st_mtime_ns)
+    there = [path for directory in dict.fromkeys(directories) for path in directory.glob(name)]
+    found = [(written_ns, path) for path in there if (written_ns := _written_ns(path, journal)) is not None]
+    return [path for _, path in sorted(found)]
 
 
 def take_back(paths: OutputPaths, recovered: Recovered | None, directories: Sequence[Path]) -> Recovered | None:
@@ -46,8 +46,8 @@ def take_back(paths: OutputPaths, recovered: Recovered | None, directories: Sequ
             _put_away(spill, whole)
         notices.append(f"{lines} answers that a full disk had kept out were taken back from {spill}")
     again = recover(paths)
-    if again is not None:
-        again.notices[:0] = [notice for notice in notices if notice not in again.notices]
+    assert again is not None, "the journal was just appended to"
+    again.notices[:0] = [notice for notice in notices if notice not in again.notices]
     return again
 
 
@@ -57,16 +57,19 @@ def set_spills_aside(journal: Path, directories: Sequence[Path], stamp: str) -> 
         spill.rename(spill.with_name(f"{spill.name}.bak-{stamp}"))
 
 
-def _belongs(path: Path, journal: Path) -> bool:
-    """Raises OSError if it may be ours and can not be read: what it holds must not be asked for again."""
+def _written_ns(path: Path, journal: Path) -> int | None:
+    """When a spill of this journal was written; None if it is another's, or has just been taken back.
+
+    Raises OSError if it may be ours and can not be read: what it holds must not be asked for again.
+    """
     try:
         status, wanted = path.lstat(), header(journal)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            return False
+            return None
         with path.open("rb") as file:
-            return file.read(len(wanted)) == wanted
+            return status.st_mtime_ns if file.read(len(wanted)) == wanted else None
     except FileNotFoundError:
-        return False
+        return None
 
 
 def _append_lines(paths: OutputPaths, spill: Path) -> tuple[int, bool]:

@@ -203,7 +203,7 @@ class Survey:
         """Whether there is a line for this row of the input. One with another id is told."""
         id = row.id if isinstance(row, Row) else None
         if self.verified.unfinished:
-            found = self.rows.find(id, row.index) or self.rows.find(None, row.index)
+            found = self.rows.find(id, row.index) or self.rows.find_unsent(id, row.index)
             return found is not None and (found.line["key"] is None or found.line.get("id") == id)
         holder = self.rows.by_row.get(row.index)
         if holder is None:

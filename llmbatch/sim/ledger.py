@@ -56,7 +56,7 @@ class Ledger:
             os.write(self._fd, orjson.dumps({"n": self.billed, "time_s": time_s, **asdict(bill)}) + b"\n")
 
     def unread(self, bill: Bill) -> None:
-        """Count a billed answer that the client can not have read to its end, through no fault of the server."""
+        """Count a billed answer that the client surely has not read to its end, through no fault of the server."""
         self.unread_by_prompt[bill.prompt_hash] += 1
 
     def work_began(self) -> None:

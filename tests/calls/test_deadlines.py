@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmbatch.calls.deadlines import TICK_S, Watch, row_deadline, timed_out
+from llmbatch.calls.deadlines import SPARED_LOOKS, TICK_S, Watch, row_deadline, timed_out
 
 Virtually = Callable[[Awaitable[Any]], Any]
 
@@ -132,3 +132,24 @@ def test_messages_name_the_flag() -> None:
     assert "--idle-timeout" in timed_out("idle", 3.0, None).message
     assert "--row-deadline" in row_deadline("ambiguous", None).message
     assert timed_out("total", 3.0, "r1").request_id == "r1" and timed_out("idle", 1.0, None).maybe_billed
+
+
+async def test_a_server_that_never_stops_to_send_is_not_spared_for_ever() -> None:
+    """Its next bytes have always just come."""
+    watch = Watch(100.0)
+
+    async def attempt() -> None:
+        with watch.guard(5.0, None):
+            while True:
+                await asyncio.sleep(0)
+
+    task = asyncio.create_task(attempt())
+    await asyncio.sleep(0)
+    watch.attended_s = 6.0
+    looks = 0
+    while not task.done() and looks < 100:
+        watch.look()
+        looks += 1
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert task.cancelled() and looks == SPARED_LOOKS + 2

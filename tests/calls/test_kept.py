@@ -13,8 +13,9 @@ from raw_server import ANSWER, ASK, KEY, QUICK, Script, ask, chunked, http, once
 
 from llmbatch.files.results import result_line
 from llmbatch.options import Timeouts
+from llmbatch.providers.openai_stream import ChatStream
 from llmbatch.records import Failure, Reply, Request, Trace
-from llmbatch.rules.kept import EXCERPT_BYTES, KEPT_BODY_BYTES
+from llmbatch.rules.kept import EXCERPT_BYTES, KEPT_BODY_BYTES, KEPT_TEXT_CHARS
 from llmbatch.scheduler import Job, folded
 
 HALF = ANSWER[:60]
@@ -164,6 +165,14 @@ async def test_a_long_stream_keeps_its_first_mebibyte_and_all_of_its_text() -> N
     assert failure.body_bytes == len(event) * 1200 and failure.output_so_far == "x" * 1_200_000
 
 
+def test_the_text_of_a_stream_without_end_is_bounded() -> None:
+    answer = ChatStream()
+    for _ in range(5):
+        answer.feed('{"choices":[{"delta":{"content":"%s"}}]}' % ("x" * 2**20))
+    failure = answer.finish()
+    assert isinstance(failure, Failure) and failure.output_so_far == answer.text == "x" * KEPT_TEXT_CHARS
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -241,3 +250,19 @@ async def test_an_odd_answer_is_good_and_says_so(changes: dict[str, Any], flags:
     assert isinstance(outcome, Reply)
     written = json.loads(result_line(folded(Job(1, "a", "fp1:a", ASK), outcome, trace)))
     assert written["status"] == "ok" and {name for name in written if written[name] is True} == set(flags)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http(ANSWER, length=len(ANSWER) - 5),
+        http(ANSWER, length=0),
+        http(ANSWER) + b"and then some",
+        http(ANSWER, "200 OK", "Content-Length: 7"),
+        chunked(ANSWER, last=b"zz\r\n\r\n"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_came_in_one_piece_with_bad_framing_is_kept_as_it_came(answer: bytes, stream: bool) -> None:
+    failure = await failed(says(answer), stream=stream)
+    assert (failure.kind, failure.type, failure.body) == ("ambiguous", "bad_http", answer.decode())

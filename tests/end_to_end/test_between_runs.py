@@ -248,3 +248,38 @@ def test_generations_count_from_0(folder: Folder) -> None:
     assert "--generation counts from 0, not -1" in done.output
     with pytest.raises(OptionsError):
         RunOptions("in.jsonl", generation=-3)
+
+
+NOTHING: dict[str, Any] = {"nothing": ""}  # a row that can not be sent
+
+
+async def test_row_that_can_not_be_sent_takes_no_answer_of_a_row_without_an_id(folder: Folder) -> None:
+    await folder.run(["one", "two"])
+    before = folder.lines()
+    ran = await folder.run([{"id": "a", **NOTHING}, "two"], on_change="keep")
+    assert ran.summary.exit_code == 1
+    refused, kept, gone = folder.lines()
+    assert (refused["id"], refused["status"]) == ("a", "error")
+    assert (kept, gone) == (before[1], before[0])
+
+
+async def test_row_that_can_not_be_sent_is_not_taken_for_another_one_with_its_number(folder: Folder) -> None:
+    await folder.run([{"id": "a", **NOTHING}, {"id": "b", **NOTHING}, "three"])
+    await folder.run([{"id": "b", **NOTHING}, "three"], on_change="rerun")
+    assert [line["id"] for line in folder.lines()[:2]] == ["b", None]
+
+
+async def test_rows_that_come_back_get_their_place_back(folder: Folder) -> None:
+    rows = [{"id": name, "prompt": name} for name in "ab"]
+    await folder.run([*rows, "three", "four"])
+    await folder.run(rows)
+    await folder.run([*rows, {"id": "c", "prompt": "c"}])
+    await folder.run([*rows, {"id": "c", "prompt": "c"}, "four"])
+    assert [line["row"] for line in folder.lines()[:4]] == [1, 2, 3, 4]
+    assert [line["id"] for line in folder.lines()[:4]] == ["a", "b", "c", None]
+
+
+async def test_two_restarts_in_one_second_keep_both(folder: Folder) -> None:
+    for _ in range(3):
+        await folder.run(["one"], restart=True)
+    assert len(list(folder.out.parent.glob("in.results.jsonl.bak-*"))) == 2

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -286,6 +287,24 @@ async def test_many_lines_or_bytes_are_made_durable_before_the_second_is_over(ru
     await run.journal.close()
 
 
+@pytest.mark.parametrize(("name", "limit"), [("SYNC_AFTER_LINES", 3), ("SYNC_AFTER_BYTES", 3 * len(line(1)))])
+async def test_every_so_many_lines_or_bytes_share_one_sync(run, monkeypatch, name, limit):
+    synced = []
+    monkeypatch.setattr(journal_module, "sync_data", lambda fd: synced.append(1))
+    monkeypatch.setattr(journal_module, name, limit)
+    for first in (1, 4, 7):
+        synced.clear()
+        run.append(first, first + 1)
+        await run.until(lambda last=first + 1: last in run.offsets)
+        await asyncio.sleep(0.02)
+        assert not synced
+        run.append(first + 2)
+        async with asyncio.timeout(0.5):
+            await run.until(lambda: run.journal._durable == run.journal._end)
+        assert synced == [1]
+    await run.journal.close()
+
+
 async def test_few_lines_are_made_durable_in_time(run, monkeypatch):
     monkeypatch.setattr(journal_module, "SYNC_AFTER_S", 0.05)
     synced = asyncio.Event()
@@ -469,6 +488,112 @@ async def test_sync_that_fails_only_at_the_end_is_told(run, spill_dir, monkeypat
     assert spilled(spill_dir) == line(1)
 
 
+async def test_truncation_seen_only_at_the_end_is_told(run, paths):
+    run.append(1)
+    await run.until(lambda: run.offsets)
+    async with failing(run, "was truncated by someone"):
+        os.truncate(paths.partial, 3)
+
+
+@pytest.mark.parametrize("when", ["while the others are saved", "at the end"])
+async def test_sync_that_fails_after_a_write_failed_saves_what_may_be_gone_too(run, spill_dir, monkeypatch, when):
+    """The lines before the failed write are in the file, but not durable."""
+    begun, gate, real = threading.Event(), threading.Event(), Spill.save
+
+    def slow(spill, held, lines):
+        begun.set()
+        assert gate.wait(5)
+        return real(spill, held, lines)
+
+    def broken(fd):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Spill, "save", slow)
+    run.append(1)
+    await run.until(lambda: run.offsets)
+    async with failing(run, "No space left on device"):
+        run.journal._file = CountingFile(run.journal._file, room=0)
+        run.append(2)
+        await run.until(begun.is_set)
+        monkeypatch.setattr(journal_module, "sync_data", broken)
+        if when == "at the end":
+            gate.set()
+            await run.until(lambda: run.failures)
+        else:
+            durable = asyncio.create_task(run.journal.sync())
+            await run.until(lambda: not run.journal._can_sync)
+            gate.set()
+            with pytest.raises(StorageError):
+                await durable
+    assert spilled(spill_dir) == line(2) + line(1)
+
+
+async def test_write_that_takes_nothing_is_a_full_disk(run, paths, spill_dir):
+    async def nothing(data):
+        return 0
+
+    async with failing(run, "cannot write .*: No space left on device; "):
+        run.journal._file = file = CountingFile(run.journal._file)
+        file.write = nothing
+        run.append(1)
+    assert spilled(spill_dir) == line(1)
+
+
+async def test_torn_line_that_can_not_be_cut_off_is_mended_by_the_next_run(run, paths, spill_dir):
+    async def refused(size):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with failing(run, "No space left on device"):
+        run.journal._file = file = CountingFile(run.journal._file, room=len(line(1)) + 5)
+        file.truncate = refused
+        run.append(1, 2)
+    assert paths.partial.read_bytes() == line(1) + line(2)[:5]
+    with take_back(paths, recover(paths), [spill_dir]) as found:
+        assert found.ok == 2
+
+
+async def test_disk_is_touched_by_two_threads_of_its_own_only(paths, spill_dir, monkeypatch):
+    """A disk that hangs must not hold up the loop, nor what else runs in the loop's own threads."""
+    threads = {}
+
+    def noting(name, real):
+        def noted(*args):
+            threads.setdefault(name, set()).add(threading.current_thread().name)
+            return real(*args)
+
+        return noted
+
+    for name in ("open_private", "can_sync", "sync_data"):
+        monkeypatch.setattr(journal_module, name, noting(name, getattr(journal_module, name)))
+    monkeypatch.setattr(Spill, "save", noting("save", Spill.save))
+    run = await Run(paths, [spill_dir]).open()
+    threads.pop("sync_data")
+    async with failing(run, "No space"):
+        run.append(1)
+        await run.journal.sync()
+        run.journal._file = CountingFile(run.journal._file, room=0)
+        run.append(2)
+    assert threads == {
+        "open_private": {"journal-write_0"},
+        "can_sync": {"journal-sync_0"},
+        "sync_data": {"journal-sync_0"},
+        "save": {"journal-write_0"},
+    }
+
+
+@pytest.mark.parametrize("name", ["can_sync", "sync_data", "sync_directory"])
+async def test_disk_that_fails_at_the_start_leaves_no_thread_and_no_open_file(paths, spill_dir, monkeypatch, name):
+    def broken(what):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(journal_module, name, broken)
+    before = os.listdir("/dev/fd")
+    with pytest.raises(StorageError, match=r"cannot write .*: Input/output error; nothing was sent"):
+        await Run(paths, [spill_dir]).open()
+    assert os.listdir("/dev/fd") == before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("journal")]
+
+
 def replace(path):
     path.rename(path.with_suffix(".aside"))
     path.write_bytes(b"other")
@@ -487,7 +612,7 @@ def replace(path):
 async def test_journal_taken_away_while_running_stops_the_run_and_is_saved(run, paths, spill_dir, act, said, saved):
     run.append(1)
     await run.journal.sync()
-    async with failing(run, said):
+    async with failing(run, f"^{re.escape(str(paths.partial))} {said} by someone while running; "):
         act(paths.partial)
         run.append(2)
         with pytest.raises(StorageError, match=said):
@@ -531,7 +656,7 @@ async def test_cancelled_close_still_writes_everything(run, paths):
 
 async def test_line_after_close_is_a_bug_and_no_silent_loss(run):
     await run.journal.close()
-    with pytest.raises(InternalError):
+    with pytest.raises(InternalError, match=r"^a line came after the journal was closed; please report this$"):
         run.append(1)
 
 

@@ -1,6 +1,8 @@
 """Whatever a crash leaves behind, no good line is lost and no bad one is believed."""
 
+import errno
 import json
+import os
 import random
 
 import pytest
@@ -10,7 +12,7 @@ from llmbatch.files import recovered as recovered_module
 from llmbatch.files import recovery as recovery_module
 from llmbatch.files.checksum import with_checksum
 from llmbatch.files.paths import OutputPaths
-from llmbatch.files.recovery import recover, reopen_sealed, scan
+from llmbatch.files.recovery import look, recover, reopen_sealed, scan
 
 MANIFEST = {"llmbatch": 1, "version": "0.1", "model": "m"}
 
@@ -63,8 +65,8 @@ def test_lines_are_found_by_identity_and_counted(paths):
         assert found.ok + found.failed == len(found) == 49
         assert [found.find(id, 0).line["row"] for id in (1, 1.0, "1", 2**70)] == [3, 4, 5, 6]
         assert type(found.find(2**70, 6).line["id"]) is int
-        assert found.find(None, 9).line["status"] == "error"
-        assert found.find("r9", 9) is None
+        assert found.find_unsent("r9", 9).line["status"] == "error"
+        assert found.find("r9", 9) is None and found.find(None, 9) is None
         assert found.find("unknown", 1) is None
         assert found.end == paths.partial.stat().st_size
 
@@ -80,7 +82,7 @@ def test_damaged_tail_is_moved_to_torn_and_said(paths, tail):
         assert found.notices == [
             f"1 torn record ({len(tail)} bytes) moved to out.jsonl.torn; its row will be sent again"
         ]
-        assert len(found) == 1
+        assert (len(found), found.end) == (1, len(good))
     assert paths.partial.read_bytes() == good
     assert paths.torn.read_bytes() == tail
     assert paths.torn.stat().st_mode & 0o777 == 0o600
@@ -122,21 +124,25 @@ def test_damage_with_good_lines_after_it_is_refused_and_named(paths):
         b'{"prompt":"x"}\n',
         b"[1]",
         b'{"id":"a","row":0,"status":"ok","key":null}\n',
+        b'{"llmbatch":"x"}\n',
         b"\x89PNG\r\n",
     ],
 )
 def test_file_that_is_not_ours_is_refused_and_untouched(paths, content):
     paths.partial.write_bytes(content)
-    with pytest.raises(OutputRefused, match="not a results file"):
+    with pytest.raises(OutputRefused) as refused:
         recover(paths)
+    said = f"{paths.partial} is not a results file of llmbatch; move it away or choose another --output"
+    assert str(refused.value) == said
     assert paths.partial.read_bytes() == content
     assert not paths.torn.exists()
 
 
 def test_journal_of_a_newer_format_is_refused(paths):
     journal(paths, {"llmbatch": 2, "version": "9.0"}, {"new": "shape"})
-    with pytest.raises(OutputRefused, match=r"newer llmbatch \(9.0\)"):
+    with pytest.raises(OutputRefused) as refused:
         recover(paths)
+    assert str(refused.value) == f"{paths.partial} was written by a newer llmbatch (9.0); upgrade"
 
 
 def test_last_manifest_wins_and_none_is_needed(paths):
@@ -167,6 +173,24 @@ def test_one_line_stands_for_each_row(paths, lines, standing, ok, failed, paid_t
     with recover(paths) as found:
         assert found.find(lines[0]["id"], 1).line == lines[standing]
         assert (found.ok, found.failed, found.paid_twice) == (ok, failed, paid_twice)
+
+
+@pytest.mark.parametrize(
+    ("lines", "id", "row"),
+    [
+        ([result(1, "error"), result(1)], None, 1),
+        ([result(1, "error", id="a"), result(2, "error", id="a")], "a", 2),
+        # a moved on; the number that it had left before stays with b
+        ([result(1, "error", id="a"), result(1, id="b"), result(2, "error", id="a")], "b", 1),
+    ],
+)
+def test_line_that_stands_holds_its_number_and_can_be_read_again(paths, lines, id, row):
+    journal(paths, MANIFEST, *lines)
+    with recover(paths) as recovered:
+        found = recovered.find(id, row)
+        assert found.holds_number
+        assert found.line["row"] == row
+        assert recovered.read(found.offset) == found.line
 
 
 def test_row_number_that_a_later_line_took_is_told(paths):
@@ -223,7 +247,7 @@ def test_reopened_output_is_the_journal_again(paths):
     paths.out.write_bytes(dump(result(1)) + dump(result(2, "error")))
     paths.out.chmod(0o644)
     with reopen_sealed(paths) as found:
-        assert (found.ok, found.failed) == (1, 1)
+        assert (found.ok, found.failed, found.path) == (1, 1, paths.partial)
     assert not paths.out.exists()
     assert paths.partial.stat().st_mode & 0o777 == 0o644
 
@@ -344,3 +368,134 @@ def test_nothing_is_told_where_nothing_was_paid_for_twice(paths):
     journal(paths, MANIFEST, result(1, "error", error={}), result(1), result(2))
     with recover(paths) as found:
         assert found.notices == []
+
+
+def test_torn_records_are_counted(paths):
+    journal(paths, MANIFEST, result(1))
+    with paths.partial.open("ab") as file:
+        file.write(b"x\n\0\0\nhalf")
+    with recover(paths) as found:
+        assert found.notices == ["3 torn records (9 bytes) moved to out.jsonl.torn; their rows will be sent again"]
+
+
+def test_answers_that_were_paid_for_twice_are_counted(paths):
+    journal(paths, MANIFEST, *(result(1, request_id=str(n)) for n in range(1003)))
+    with recover(paths) as found:
+        assert found.notices == ["1,002 answers were paid for twice; the first one stands"]
+
+
+@pytest.mark.parametrize("first", [b"\0" * 4096, b'{"llmb' + b"\0" * 100, b'{"llmb', b'{"llmbatch":1,"version":"0'])
+def test_journal_that_was_cut_off_in_its_first_line_begins_anew(paths, first):
+    paths.partial.write_bytes(first)
+    with recover(paths) as found:
+        assert (len(found), found.end) == (0, 0)
+    assert paths.partial.read_bytes() == b""
+    assert paths.torn.read_bytes() == first
+
+
+@pytest.mark.parametrize("find", [recover, lambda paths: scan(paths.partial), look])
+def test_way_out_of_damage_can_be_pasted(tmp_path, find):
+    paths = OutputPaths.of(str(tmp_path / "my out.jsonl"))
+    good = dump(MANIFEST) + dump(result(1))
+    paths.partial.write_bytes(good + b"x\n" + dump(result(2)))
+    with pytest.raises(StorageError) as refused:
+        find(paths)
+    assert str(refused.value) == (
+        f"{paths.partial}: line 3 (byte {len(good)}) is damaged; nothing was sent. llmbatch repair '{paths.partial}' "
+        "moves it aside and keeps the others; its row is then sent again"
+    )
+
+
+@pytest.mark.parametrize("find", [lambda paths: scan(paths.out), reopen_sealed, look])
+def test_damaged_end_of_a_finished_output_is_for_repair_too(paths, find):
+    good = dump(result(1))
+    paths.out.write_bytes(good + b"x")
+    before = os.listdir("/dev/fd")
+    with pytest.raises(StorageError) as refused:
+        find(paths)
+    said = f"{paths.out}: line 2 (byte {len(good)}) is damaged; nothing was sent. llmbatch repair {paths.out} moves"
+    assert str(refused.value).startswith(said)
+    assert os.listdir("/dev/fd") == before
+
+
+def test_look_finds_what_is_there(paths):
+    assert look(paths) is None
+    paths.out.write_bytes(dump(result(1)))
+    with look(paths) as found:
+        assert (found.path, len(found)) == (paths.out, 1)
+    paths.out.unlink()
+    journal(paths, MANIFEST, result(1), result(2))
+    with look(paths) as found:
+        assert (found.path, len(found), found.notices) == (paths.partial, 2, [])
+
+
+def test_look_changes_nothing(paths):
+    """The dry run tells of a torn tail, of an interrupted seal, and of two files that are not of one run."""
+    journal(paths, MANIFEST, result(1))
+    whole = paths.partial.read_bytes()
+    torn = whole + b"x\ny"
+    paths.partial.write_bytes(torn)
+    with look(paths) as found:
+        assert found.notices == ["2 torn records at the end of out.jsonl.partial would be sent again"]
+    assert paths.partial.read_bytes() == torn
+    paths.out.write_bytes(dump(result(1)))
+    with look(paths) as found:
+        assert (found.path, found.notices) == (paths.out, [])
+    paths.out.write_bytes(dump(result(2)))
+    before = os.listdir("/dev/fd")
+    with pytest.raises(OutputRefused, match="both"):
+        look(paths)
+    assert os.listdir("/dev/fd") == before
+    assert sorted(os.listdir(paths.directory)) == ["out.jsonl", "out.jsonl.partial"]
+    assert paths.partial.read_bytes() == torn
+
+
+def test_journal_that_can_not_be_opened_or_read_is_told(paths, monkeypatch):
+    (paths.directory / "real").write_bytes(dump(MANIFEST))
+    paths.partial.symlink_to("real")
+    with pytest.raises(StorageError) as refused:
+        recover(paths)
+    assert str(refused.value) == f"cannot read {paths.partial}: Too many levels of symbolic links"
+    paths.partial.unlink()
+    paths.partial.mkdir()
+    before = os.listdir("/dev/fd")
+    with pytest.raises(StorageError) as refused:
+        recover(paths)
+    assert str(refused.value) == f"cannot read {paths.partial}: Is a directory; nothing was sent"
+    assert os.listdir("/dev/fd") == before
+
+
+def test_tail_that_can_not_be_mended_is_told_and_left(paths, monkeypatch):
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    journal(paths, MANIFEST, result(1))
+    with paths.partial.open("ab") as file:
+        file.write(b"half")
+    before = paths.partial.read_bytes()
+    monkeypatch.setattr(recovery_module, "write_all", full)
+    with pytest.raises(StorageError) as failed:
+        recover(paths)
+    assert str(failed.value) == f"cannot mend {paths.partial}: No space left on device; nothing was sent"
+    assert paths.partial.read_bytes() == before
+
+
+def test_line_that_changes_while_it_is_used_is_told(paths):
+    journal(paths, MANIFEST, result(1))
+    with recover(paths) as found:
+        offset = found.find(None, 1).offset
+        paths.partial.write_bytes(bytes(found.end))
+        with pytest.raises(StorageError) as failed:
+            found.find(None, 1)
+    assert str(failed.value) == (
+        f"{paths.partial}: the line at byte {offset} changed under us; stop whatever else writes it"
+    )
+    found.close()  # and once more does no harm
+
+
+def test_line_that_has_one_number_and_left_it_to_nobody(paths):
+    """A sealed file keeps lines of rows that left the input: their numbers are those of other rows."""
+    paths.out.write_bytes(dump(result(1, id="a")) + dump(result(1, id="gone")))
+    with scan(paths.out) as found:
+        assert found.find("a", 1).holds_number
+        assert not found.find("gone", 1).holds_number

@@ -24,8 +24,8 @@ def line(row, status="ok", *, id=None, key="fp1:a", **more):
     return with_checksum(dump_line({"id": id, "row": row, "status": status, "key": key, **more}))
 
 
-def changed(row):
-    return line(row, output="x").replace(b'"x"', b'"y"')
+def changed(row, **more):
+    return line(row, output="x", **more).replace(b'"x"', b'"y"')
 
 
 @pytest.fixture
@@ -47,7 +47,9 @@ def test_journal_keeps_every_good_line_as_it_is(paths):
     assert files(paths) == {"out.jsonl.partial": b"".join(good), "out.jsonl.torn": b"".join(bad)}
     assert (repaired.kept, repaired.moved, repaired.moved_bytes) == (6, 4, len(b"".join(bad)))
     assert (repaired.again, repaired.again_count, repaired.untold) == ([(3, "r3")], 1, 3)
+    assert (repaired.path, repaired.torn, repaired.in_flight) == (paths.partial, paths.torn, 0)
     assert not repaired.reopened
+    assert repaired.found.unfinished
     with recover(paths) as found:
         assert (len(found), found.notices[-1][:6]) == (4, "line 6")
 
@@ -254,3 +256,34 @@ def test_failing_disk_is_told_and_loses_nothing(paths, monkeypatch, step):
     assert not paths.sealing.exists()
     repair(str(paths.out))
     assert paths.partial.read_bytes() == MANIFEST + line(1) + line(2)
+
+
+def test_changed_line_that_is_dropped_tells_its_row(paths):
+    odd = dump_line({"llmbatch": 1, "n": 1, "crc": "00000000"})
+    paths.partial.write_bytes(MANIFEST + line(1) + changed(7, id="r7") + odd)
+    repaired = repair(str(paths.out), drop_changed=True)
+    assert (repaired.again, repaired.again_count, repaired.untold) == ([(7, "r7")], 1, 0)
+    assert paths.partial.read_bytes() == MANIFEST + line(1)
+
+
+def test_file_of_several_mebibytes_is_kept_whole(paths):
+    good = [line(row, output="x" * 400_000) for row in range(1, 7)]
+    paths.partial.write_bytes(b"".join([MANIFEST, *good[:3], TORN, *good[3:]]))
+    assert repair(str(paths.out)).kept == 7
+    assert paths.partial.read_bytes() == b"".join([MANIFEST, *good])
+
+
+def test_copy_that_can_be_neither_written_nor_removed_is_told_once(paths, monkeypatch):
+    real = Path.unlink
+
+    def refused(path, missing_ok=False):
+        if path == paths.sealing:
+            raise OSError(5, "Input/output error")
+        real(path, missing_ok)
+
+    old = MANIFEST + TORN + line(1)
+    paths.partial.write_bytes(old)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(StorageError, match=r"^cannot repair .*: Input/output error; no good line is lost$"):
+        repair(str(paths.out))
+    assert paths.partial.read_bytes() == old

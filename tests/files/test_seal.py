@@ -10,9 +10,11 @@ import pytest
 
 from llmbatch.errors import InternalError, StorageError
 from llmbatch.files import seal as seal_module
+from llmbatch.files.index import RowTable
 from llmbatch.files.paths import OutputPaths
 from llmbatch.files.recovery import recover, reopen_sealed, scan
 from llmbatch.files.seal import Sealed, seal
+from llmbatch.files.winners import Winners
 
 MANIFEST = {"llmbatch": 1, "version": "0.1"}
 
@@ -48,6 +50,13 @@ def test_sealed_output_has_one_line_per_row_in_input_order_and_no_journal(paths)
     assert paths.out.stat().st_mode & 0o777 == 0o600
 
 
+def test_first_answer_stands_where_one_was_paid_for_twice(paths):
+    first, again = result(1, request_id="1"), result(1, request_id="2")
+    journal(paths, MANIFEST, first, again, result(1, "error"))
+    assert seal(paths, 1) == Sealed(1, 0)
+    assert sealed_lines(paths) == [first]
+
+
 def test_lines_are_copied_byte_for_byte(paths):
     odd = b'{ "id": "\\u00e9",  "row": 1, "status": "ok", "key": "k", "cost": 1.0e-5 }\n'
     paths.partial.write_bytes(odd)
@@ -77,9 +86,25 @@ def test_moved_rows_stand_at_their_new_number_only(paths):
     assert [(line["id"], line["row"]) for line in sealed_lines(paths)] == [("b", 1), ("a", 2)]
 
 
-@pytest.mark.parametrize("lines", [[result(1), result(3)], [result(1, id="a"), result(2, id="a"), result(3)]])
-def test_row_without_a_line_is_a_bug_that_is_named(paths, lines):
-    missing = 2 if lines[0]["id"] is None else 1
+def test_rows_kept_by_an_earlier_seal_stay_behind_whatever_their_numbers_are(paths):
+    """They have the numbers that they had in an older input, which are other rows' now."""
+    lines = [result(1, id="a"), result(2, "error", id="b"), result(2, id="gone"), result(1, id="gone too")]
+    again = result(2, id="b", request_id="2")
+    journal(paths, *lines, MANIFEST, again)
+    assert seal(paths, 2) == Sealed(lines=4, kept=2)
+    assert sealed_lines(paths) == [lines[0], again, lines[2], lines[3]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "missing"),
+    [
+        ([result(1), result(3)], 2),
+        ([result(2), result(3)], 1),
+        ([result(1), result(2)], 3),
+        ([result(1, id="a"), result(2, id="a"), result(3)], 1),
+    ],
+)
+def test_row_without_a_line_is_a_bug_that_is_named(paths, lines, missing):
     journal(paths, MANIFEST, lines[0], MANIFEST, *lines[1:])
     with pytest.raises(InternalError, match=f"row {missing} has no line"):
         seal(paths, 3)
@@ -101,6 +126,50 @@ def test_mode_of_the_output_outlives_another_run(paths):
     reopen_sealed(paths).close()
     seal(paths, 1)
     assert paths.out.stat().st_mode & 0o777 == 0o640
+
+
+def test_mode_of_an_output_that_is_replaced_is_kept(paths):
+    paths.out.write_bytes(b"old")
+    paths.out.chmod(0o664)
+    journal(paths, result(1))
+    seal(paths, 1)
+    assert paths.out.stat().st_mode & 0o777 == 0o664
+
+
+def test_damage_that_came_while_the_run_went_on_is_told(paths):
+    journal(paths, MANIFEST, result(1))
+    good = paths.partial.read_bytes()
+    paths.partial.write_bytes(good + b"garbage\n" + dump(result(2)))
+    said = f"{paths.partial} is damaged at byte {len(good)}, where this run wrote a good line"
+    before = os.listdir("/dev/fd")
+    with pytest.raises(StorageError) as failed:
+        seal(paths, 2)
+    assert str(failed.value) == said
+    assert os.listdir("/dev/fd") == before
+    assert not paths.out.exists()
+
+
+def test_damage_that_comes_while_it_is_read_is_told(paths):
+    journal(paths, MANIFEST, result(1), result(9))
+    at = len(dump(MANIFEST) + dump(result(1)))
+    with Winners(paths.partial, RowTable()) as winners:
+        with paths.partial.open("r+b") as file:
+            file.seek(at)
+            file.write(b"\0")
+        with pytest.raises(StorageError) as failed:
+            winners.kept(1)
+    assert str(failed.value) == f"{paths.partial} changed at byte {at} while it was read"
+
+
+def test_directory_that_takes_no_copy_leaves_the_journal(paths, monkeypatch):
+    def refused(path, flags):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    journal(paths, result(1))
+    monkeypatch.setattr(seal_module, "open_private", refused)
+    with pytest.raises(StorageError, match="Read-only file system; every answer is safe in"):
+        seal(paths, 1)
+    assert os.listdir(paths.directory) == ["out.jsonl.partial"]
 
 
 def test_copy_left_by_a_crash_is_replaced(paths):
@@ -125,11 +194,28 @@ def test_full_disk_leaves_the_journal_and_no_copy(paths, monkeypatch):
     assert os.listdir(paths.directory) == ["out.jsonl.partial"]
 
 
-def test_many_chunks_are_written_whole(paths):
+def test_name_that_may_not_survive_a_power_cut_is_told_and_the_output_is_whole(paths, monkeypatch):
+    def broken(directory):
+        if not paths.partial.exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    journal(paths, result(1))
+    monkeypatch.setattr(seal_module, "sync_directory", broken)
+    with pytest.raises(StorageError) as failed:
+        seal(paths, 1)
+    said = f"{paths.out} is complete, but its name may not survive a power cut: Input/output error"
+    assert str(failed.value) == said
+    assert sealed_lines(paths) == [result(1)]
+
+
+def test_many_lines_are_written_whole_about_a_mebibyte_at_a_time(paths, monkeypatch):
+    written, real = [], seal_module.write_all
+    monkeypatch.setattr(seal_module, "write_all", lambda fd, data: (written.append(len(data)), real(fd, data)))
     lines = [result(row, output="x" * 60_000) for row in range(50, 0, -1)]
     journal(paths, MANIFEST, *lines)
     seal(paths, 50)
     assert sealed_lines(paths) == lines[::-1]
+    assert [size // 2**20 for size in written] == [1, 1, 0]
 
 
 KILLED_AT_STEP = """

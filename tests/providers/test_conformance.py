@@ -147,6 +147,7 @@ def test_no_other_status_is_ok(dialect: Provider, status: int) -> None:
     [
         (204, "unusable", True, False, False),
         (302, "permanent", False, True, False),
+        (304, "unusable", True, False, False),
         (307, "permanent", False, True, False),
         (400, "permanent", False, False, False),
         (401, "permanent", False, True, False),

@@ -58,6 +58,7 @@ def test_one_row_that_fails_on_its_own_account_leaves_hope() -> None:
         (False, 0.0, 4, True),  # the wrong address: do not wait for a restart
         (True, 0.0, 4, False),
         (True, 899.0, 40, False),
+        (True, 900.0, 40, False),
         (True, 901.0, 2, True),
     ],
 )
@@ -114,6 +115,7 @@ def stopped_at(story: str, limit: str | int | None = None) -> int | None:
         ("g" * 1000 + "r" * 101, 1101),
         ("g" * 1000 + "r" * 100 + "g", None),
         ("g" + "r" * 198, None),  # not yet 200
+        ("g" + "r" * 90 + "g" * 200 + "r" * 90, None),  # only the last 200 say how it is now
     ],
 )
 def test_without_a_limit(story: str, stopped: int | None) -> None:
@@ -154,6 +156,23 @@ def test_the_words_name_error_numbers_example_and_the_ways_on() -> None:
     shared = FailureFuse(FailureLimit.of("2.5%"))
     shares = [shared.ended(failure) for failure in [ROW] * 6 + [None] * 194]
     assert shares[-1] == "6 of 200 rows failed, more than --max-failures 2.5% allows"
+
+
+@pytest.mark.parametrize(
+    ("failure", "named"),
+    [
+        (Failure("permanent", "bad", "It is so.", http_status=400), "bad (HTTP 400): It is so"),
+        (Failure("permanent", "bad", "...X"), "bad: ...X"),
+        (Failure("permanent", "b" * 61, "m" * 201), f"{'b' * 59}…: {'m' * 199}…"),
+    ],
+)
+def test_the_error_is_named_with_status_and_message(failure: Failure, named: str) -> None:
+    fuse = FailureFuse(None)
+    said = [fuse.ended(failure) for _ in range(20)][-1]
+    assert said == (
+        f"the first 20 answers are all the same error, {named}. "
+        "Mend it and run the same command again, or add --max-failures 100% to go on regardless"
+    )
 
 
 def test_what_a_server_says_is_cut_and_escaped() -> None:

@@ -71,6 +71,7 @@ def test_retry_after(value: str, expected_s: float | None) -> None:
         ([("Retry-After", "Wed, 21 Oct 2026 07:28:30 GMT")], None),  # no Date to measure it against
         ([("Retry-After", "Wed, 21 Oct 2026 07:28:30 GMT"), ("Date", "garbage")], None),
         ([("Retry-After", "Wed, 21 Oct 2026 07:28:30 GMT"), ("Date", DATE)], 30.0),
+        ([("Retry-After", "Wed, 21 Oct 2026 08:28:30 +0100"), ("Date", DATE)], 30.0),
         ([("Retry-After", "Wed, 21 Oct 2026 07:28:30 -0000"), ("Date", DATE)], 30.0),  # a zone that says nothing
     ],
 )

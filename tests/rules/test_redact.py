@@ -113,6 +113,23 @@ def test_a_key_that_repeats_its_beginning_is_found_all_the_same() -> None:
     assert Redactor([key]).text(f"sk-sk-sk-{key}!") == f"sk-sk-sk-{PLACEHOLDER}!"
 
 
+def test_a_spelling_that_begins_within_what_only_looked_like_it_is_found() -> None:
+    key = "aaaaaaaab/cdefgh"
+    assert Redactor([key]).text("a" + key.replace("/", "\\/") + "!") == "a[key]!"
+
+
+@pytest.mark.parametrize("escape", ["%41", "\\u0041", "\\x41", "&#65;", "x41", "u0041"])
+@pytest.mark.parametrize("place", range(15))
+def test_a_key_that_holds_what_looks_like_an_escape_is_found_at_a_cut(escape: str, place: int) -> None:
+    """To be read as an escape it may take a backslash or a percent sign that stands before it."""
+    key = "abcdefghijklmno"[:place] + escape + "abcdefghijklmno"[place:]
+    redactor = Redactor([key])
+    for end in range(MIN_KEY_CHARS, len(key)):
+        for before in ("", "\\", "%"):
+            told = redactor.text(f"wrong key: {before}{key[:end]}")
+            assert PLACEHOLDER in told and hidden(key[:end], told), (key[:end], told)
+
+
 def test_every_key_of_several_is_taken_out() -> None:
     assert Redactor(["first-key-1", "other-key-2"]).text("first-key-1, other-key-2") == "[key], [key]"
 
@@ -181,6 +198,29 @@ def test_bytes_that_are_no_text_lose_the_key_and_nothing_else() -> None:
     failure = replace(FAILURE, body=b"\xff" + KEY.encode(), output_so_far=f"a {KEY}")
     cleaned = Redactor([KEY]).failure(failure)
     assert (cleaned.body, cleaned.output_so_far) == (b"\xff[key]", "a [key]")
+
+
+def test_a_key_in_pieces_takes_the_events_of_its_stream_with_it() -> None:
+    events = f'data: {{"content":"{KEY[:9]}"}}\n\ndata: {{"content":"{KEY[9:]}"}}\n\n'
+    cleaned = Redactor([KEY]).failure(replace(FAILURE, body=events, output_so_far=f"a {KEY}"))
+    assert (cleaned.body, cleaned.output_so_far) == (None, "a [key]")
+
+
+def test_a_key_in_pieces_takes_the_body_with_it() -> None:
+    """Each event of a stream has a few characters; only the text that was joined of them shows the key."""
+    pieces = "".join(f'data: {{"delta":"{KEY[start : start + 4]}"}}\n\n' for start in range(0, len(KEY), 4))
+    cut = replace(FAILURE, kind="unusable", body=pieces, output_so_far=f"a {KEY} b")
+    assert Redactor([KEY]).failure(cut) == replace(cut, body=None, output_so_far="a [key] b")
+    whole = replace(cut, body=f"{pieces}{KEY}")
+    assert Redactor([KEY]).failure(whole).body == f"{pieces}[key]"
+    harmless = replace(cut, output_so_far="a b")
+    assert Redactor([KEY]).failure(harmless) == harmless
+
+
+@pytest.mark.parametrize("member", [{KEY: 1}, {"a": KEY}, {"a": [{"b": f"<{KEY}>"}]}, [{KEY: None}]])
+def test_a_key_at_any_place_of_a_tool_call_is_seen(member: object) -> None:
+    cleaned = Redactor([KEY]).reply(replace(REPLY, tool_calls=[{"function": member}]))
+    assert KEY not in json.dumps(cleaned.tool_calls) and "[key]" in json.dumps(cleaned.tool_calls)
 
 
 @pytest.mark.parametrize("part", ['{"text": "some words\\n"}, ', "\\u00e9t\u00e9 ", "\x00\xff", "x", "\\"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llmbatch.options import RetryLimits
 from llmbatch.records import Failure
-from llmbatch.rules.retry import backoff_s, decide
+from llmbatch.rules.retry import Verdict, backoff_s, decide
 
 LIMITS = RetryLimits(attempts=5, ambiguous=1, base_s=0.5, cap_s=60.0, max_wait_s=900.0)
 
@@ -41,6 +41,7 @@ WAIT_9 = Failure("rejected", "overloaded", "m", retryable=True, retry_after_s=9.
         ([AMBIGUOUS, REJECTED, AMBIGUOUS], 0, False),
         ([LIMITED], 0, True),
         ([UNREACHABLE] * 500, 800, True),  # a server that restarts costs no row
+        ([UNREACHABLE] * 2, 900, True),
         ([UNREACHABLE] * 2, 901, False),
         ([UNREACHABLE] * 9 + [REJECTED] * 4, 0, True),
         ([LIMITED] * 500, 800, True),  # rate limits have a budget of their own
@@ -73,18 +74,19 @@ def test_delay(past: list[Failure], chance: float, delay_s: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("past", "limited_s", "word"),
+    ("past", "limited_s", "paid", "verdict"),
     [
-        ([PERMANENT], 0, "not retryable"),
-        ([REJECTED] * 5, 0, "5 attempts"),
-        ([AMBIGUOUS] * 2, 0, "billed 2 times"),
-        ([LIMITED], 901, "rate_limit_exceeded for 901 s"),
-        ([LIMITED], 1, "waits at the gate"),
-        ([REJECTED], 0, "attempt 2 of 5"),
+        ([PERMANENT], 0, True, Verdict(False, 0.0, "bad_request is not retryable")),
+        ([REJECTED] * 5, 0, True, Verdict(False, 0.0, "5 attempts failed")),
+        ([AMBIGUOUS] * 2, 0, True, Verdict(False, 0.0, "may have been billed 2 times")),
+        ([LIMITED], 901.4, True, Verdict(False, 0.0, "rate_limit_exceeded for 901 s")),
+        ([LIMITED], 1, True, Verdict(True, 0.0, "waits at the gate")),
+        ([REJECTED], 0, False, Verdict(True, 0.0, "waits at the gate: the retry quota is spent")),
+        ([REJECTED], 0, True, Verdict(True, 0.25, "overloaded, attempt 2 of 5")),
     ],
 )
-def test_the_verdict_says_why(past: list[Failure], limited_s: float, word: str) -> None:
-    assert word in decide(past, limited_s, LIMITS, 0.5).reason
+def test_the_verdict_says_why(past: list[Failure], limited_s: float, paid: bool, verdict: Verdict) -> None:
+    assert decide(past, limited_s, LIMITS, 0.5, paid=paid) == verdict
 
 
 @pytest.mark.parametrize(
