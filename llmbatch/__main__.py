@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import sys
 
 from llmbatch._version import __version__
@@ -16,6 +17,8 @@ def main() -> None:
     if sys.argv[1:] in (["--version"], ["-V"]):
         sys.stdout.write(f"llmbatch {__version__}\n")
         return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command listens: no traceback of an import
     gc.set_threshold(50_000)  # importing makes hundreds of thousands of objects and no garbage: 20 ms
     from llmbatch.cli.app import app
     from llmbatch.cli.scrub import screen_streams

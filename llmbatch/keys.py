@@ -13,6 +13,9 @@ from llmbatch.errors import OptionsError
 
 # Longer than any key or token; headers of more than 8 KiB are refused by most servers.
 MAX_KEY_FILE_BYTES = 16 * 1024
+# A name of so many characters may be a key.
+LONG_NAME = 20
+_NOT_SHOWN = "what was given is not repeated, as it may be a key"
 
 
 class Secret:
@@ -53,6 +56,8 @@ def load_key(
     name = key_env or default_env
     value = environment.get(name, "")
     if key_env is not None and not value.strip():
+        if not _is_name(key_env):
+            raise OptionsError(f"--key-env takes the name of a variable; {_NOT_SHOWN}")
         raise OptionsError(f"--key-env {key_env}: that variable is not set")
     return _checked(value, f"${name}") if value.strip() else None
 
@@ -64,6 +69,8 @@ def _read(path: Path) -> str:
             _refuse_shared(path, os.fstat(file.fileno()))
             data = file.read(MAX_KEY_FILE_BYTES + 1)
     except OSError as error:
+        if not path.suffix and len(str(path)) >= LONG_NAME and (path.name == str(path) or not path.parent.exists()):
+            raise OptionsError(f"--key-file takes the name of a file; {_NOT_SHOWN}") from None
         raise OptionsError(f"--key-file {path}: {error.strerror}") from error
     text = data.decode("utf-8", "surrogateescape").strip()
     if len(data) > MAX_KEY_FILE_BYTES or any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
@@ -71,6 +78,11 @@ def _read(path: Path) -> str:
     if (lines := len(text.splitlines())) > 1:
         raise OptionsError(f"--key-file {path} has {lines} lines; a key is one")
     return text
+
+
+def _is_name(text: str) -> bool:
+    """Whether it is the name of a variable, as people choose them, not a key typed in its place."""
+    return text.isidentifier() and (len(text) < LONG_NAME or (text.isupper() and "_" in text))
 
 
 def _refuse_shared(path: Path, status: os.stat_result) -> None:

@@ -138,7 +138,9 @@ class FileOutput:
             await self._journal.close()
 
     async def complete(self, rows: int, failed: int) -> Sealed:
-        return await asyncio.to_thread(seal, self._paths, rows, self._order, RowTable(rows))
+        if self.recovered is not None:
+            self.recovered.close()  # the sealing pass needs the memory
+        return await asyncio.to_thread(seal, self._paths, rows, self._order, RowTable(rows), failed=failed)
 
     def abandon(self) -> None:
         """A file has no reader to wait for."""

@@ -56,6 +56,7 @@ class Run:
             model=self._target.model, template=options.template, system=options.system, params=options.params
         )
         self._fingerprint = Fingerprinter(self._target.url, options.generation)
+        self._in_vain = 0
         self._in_flight = InFlight(self._count_in_flight, lambda number: self._output.note_in_flight(number))
         self._desk = Desk(
             self._stop, self._tell, include_input=options.include_input, in_flight_changed=self._in_flight.changed
@@ -267,8 +268,8 @@ class Run:
         self.started = True
 
     def _count_in_flight(self) -> int:
-        """What a kill would cost now."""
-        return self._sender.in_flight + self._desk.unwritten
+        """What a kill would cost now: answers on their way, and tries in vain of rows that have no line yet."""
+        return self._sender.in_flight + self._desk.unwritten + self._in_vain
 
     # Ending
 
@@ -321,7 +322,11 @@ class Run:
 
     def _tell(self, event: Event) -> None:
         self.tally(event)
-        if isinstance(event, AttemptFailed) and event.retry_in_s is not None:
+        if isinstance(event, AttemptFailed):
+            self._in_vain += event.failure.maybe_billed
+            self._in_flight.changed()
+        elif isinstance(event, RowEnded) and event.result.ambiguous:
+            self._in_vain -= event.result.ambiguous
             self._in_flight.changed()
         if self._listen is not None:
             self._listen(event)

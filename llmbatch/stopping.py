@@ -7,10 +7,12 @@ them; the rows cut off stay pending. The library takes a Stop; only the command 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +24,14 @@ class StopReason:
 
 
 class Stop:
-    """A wish to end the run. Owned by the run's loop; ``request`` and ``abandon`` may be called before it starts."""
+    """A wish to end the run. Owned by the run's loop; ``request`` and ``abandon`` may be called before it starts.
+
+    ``exit_code`` is the run's own, once it is over: set by who leaves with it.
+    """
 
     def __init__(self) -> None:
         self.reason: StopReason | None = None
+        self.exit_code: int | None = None
         self.abandoned = False
         self._on_request: list[Callable[[], None]] = []
         self._on_abandon: list[Callable[[], None]] = []
@@ -66,8 +72,9 @@ _EXIT_CODE = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 @contextmanager
 def signals_stop(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP drain the run, a second one abandons it. Main thread only.
+    """SIGINT, SIGTERM and SIGHUP drain the run, a second one abandons it. Main thread only; the process's last act.
 
+    Afterwards one leaves at once, with ``stop.exit_code``: a run that is complete was not interrupted.
     A signal that was ignored when the process began (``nohup``) stays ignored.
     """
 
@@ -77,6 +84,9 @@ def signals_stop(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         else:
             stop.request(StopReason(f"stopped by {number.name}", _EXIT_CODE[number]))
 
+    def leave(number: int, frame: FrameType | None) -> None:
+        os._exit(_EXIT_CODE[signal.Signals(number)] if stop.exit_code is None else stop.exit_code)
+
     installed = [number for number in _EXIT_CODE if signal.getsignal(number) is not signal.SIG_IGN]
     for number in installed:
         loop.add_signal_handler(number, caught, number)
@@ -85,6 +95,7 @@ def signals_stop(stop: Stop, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     finally:
         for number in installed:
             loop.remove_signal_handler(number)
+            signal.signal(number, leave)
 
 
 @contextmanager

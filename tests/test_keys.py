@@ -188,3 +188,25 @@ def test_of_what_never_ends_no_more_is_read_than_a_key_can_have(tmp_path: Path) 
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize(
+    "typed", [KEY, "gsk_X1Dp4xsem7kaLgmi6prS", "AKIAIOSFODNN7EXAMPLE", "k/a+b==", "JqpzMzJmqg7afiQeSwfl"]
+)
+def test_a_key_typed_where_a_name_belongs_is_not_repeated(typed: str) -> None:
+    with pytest.raises(OptionsError, match="may be a key") as error:
+        load(typed)
+    assert typed not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["MY_KEY", "my_key", "Key2", "ANTHROPIC_API_KEY_OF_2026"])
+def test_the_name_of_a_variable_that_is_not_set_is_told(name: str) -> None:
+    with pytest.raises(OptionsError, match=name):
+        load(name)
+
+
+@pytest.mark.parametrize("typed", [KEY, "sk-proj-" + "aB3_" * 39, "gsk_X1Dp4xs/em7kaLgmi6prS=="])
+def test_a_key_typed_where_a_file_belongs_is_not_repeated(typed: str) -> None:
+    with pytest.raises(OptionsError, match="may be a key") as error:
+        load(key_file=Path(typed))
+    assert typed not in str(error.value)

@@ -232,7 +232,7 @@ class Wire:
     async def _receive(
         self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard, received: Received
     ) -> Reply | Failure:
-        attempt.request_id = self._redactor.exact(request_id(response.headers))
+        attempt.request_id = (named := request_id(response.headers)) and self._redactor.text(named)
         if (encoding := response.headers.get("Content-Encoding")) is not None:
             received.encoded_as(encoding)
         streamed = self._stream and response.status == 200 and response.content_type == "text/event-stream"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,6 +30,8 @@ class Ending:
         self.tell: Callable[[int, str], None] | None = None
 
     def __enter__(self) -> Ending:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as __main__ left it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

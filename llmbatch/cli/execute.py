@@ -65,7 +65,9 @@ async def _run(options: RunOptions, shown: Shown) -> Summary:
     with signals_stop(stop, loop), signal_shows(lambda: _show_status(run, printer, shown), loop), _stopping(printer):
         ticker = asyncio.create_task(_tick(run, printer))
         try:
-            return await run.execute(command=_this_command())
+            summary = await run.execute(command=_this_command())
+            stop.exit_code = summary.exit_code
+            return summary
         finally:
             ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):

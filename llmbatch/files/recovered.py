@@ -90,6 +90,8 @@ class Recovered:
         return read_line(self._fd, offset)
 
     def close(self) -> None:
+        """Let go of the file, and of the memory; the numbers stay."""
+        self._index, self.by_row = IdentityIndex(), RowTable()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):  # it was only read
@@ -104,7 +106,8 @@ class Recovered:
     def take(self, line: dict[str, Any], offset: int) -> None:
         """Learn the next line of the file."""
         if "llmbatch" in line:
-            self.manifest = self.manifest if "spill_of" in line else line
+            if "spill_of" not in line and "repaired" not in line:
+                self.manifest = line
             self._sealed = False
             return
         text = identity_of(line)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbatch.errors import StorageError
-from llmbatch.files.checksum import checksum_ok
+from llmbatch.files.checksum import checksum_ok, with_checksum
 from llmbatch.files.index import RowTable
 from llmbatch.files.lock import OutputLock
 from llmbatch.files.paths import OutputPaths, open_private, sync_data, sync_directory, write_all
@@ -21,6 +21,8 @@ from llmbatch.files.verify import Survey, Verified, locate, row_in
 
 MAX_ROWS_TOLD = 20
 _CHUNK_BYTES = 1 << 20
+# Stands where a damaged line may have been a manifest: lines after it are not those of an earlier seal.
+_REPAIRED = with_checksum(b'{"llmbatch":1,"repaired":true}\n')
 
 Id = str | int | float | None
 
@@ -148,10 +150,14 @@ class _Repair:
             os.close(fd)
 
     def _copy_kept(self, fd: int) -> None:
-        waiting = bytearray()
+        waiting, began = bytearray(), self._repaired.path == self._paths.out
         for data, line, kept in self._lines():
             if not kept or line is None:
+                if not began and row_in(data)[0] is None:
+                    waiting += _REPAIRED  # it may have said that a run began here
+                    began = True
                 continue
+            began |= "llmbatch" in line
             if "llmbatch" not in line:
                 self._standing.set(line["row"], self._repaired.kept)
                 self._last_row = max(self._last_row, line["row"])

@@ -30,17 +30,24 @@ class Sealed:
 
 
 def seal(
-    paths: OutputPaths, rows: int, order: Literal["input", "completion"] = "input", table: RowTable | None = None
+    paths: OutputPaths,
+    rows: int,
+    order: Literal["input", "completion"] = "input",
+    table: RowTable | None = None,
+    *,
+    failed: int | None = None,
 ) -> Sealed:
     """Write OUT from a journal that has a line for each of the rows 1..``rows``, and remove the journal.
 
     The journal must be closed (durable) and the lock held. 8 to 20 bytes of memory a row. Blocks, so give it a
-    thread, and a ``table`` with room for the rows that was made outside of it.
-    Raises InternalError naming a row without a line, StorageError when the disk fails; the journal is then untouched.
+    thread, and a ``table`` with room for the rows that was made outside of it. ``failed`` is how many of the rows
+    ended in an error, if the caller counted.
+    Raises InternalError naming a row without a line, or if another number of lines are errors; StorageError when the
+    disk fails. The journal is then untouched.
     """
     try:
         with Winners(paths.partial, table or RowTable()) as winners:
-            winners.check(rows)
+            winners.check(rows, failed)
             kept = winners.kept(rows)
             _write(paths, winners.lines(rows, kept, by_offset=order == "completion"))
     except OSError as error:

@@ -33,6 +33,7 @@ class Winners:
         self._by_row = table
         self._displaced = array("Q")
         self._starts = 0
+        self._failed = 0
         self._fd = open_private(path, os.O_RDONLY)
         try:
             self._pass()
@@ -52,13 +53,21 @@ class Winners:
         with contextlib.suppress(OSError):  # it was only read
             os.close(self._fd)
 
-    def check(self, rows: int) -> None:
-        """Raises InternalError naming one of the rows 1..``rows`` that has no line of its own."""
+    def check(self, rows: int, failed: int | None) -> None:
+        """Raises InternalError naming one of the rows 1..``rows`` that has no line of its own, or if it is known that
+        ``failed`` of them are errors, and others are."""
         for row in range(1, rows + 1):
             if self._by_row.get(row) is None:
                 raise self._missing(row)
         if self._starts > 1:
             self._check_stale(rows)
+        if failed is None:
+            return
+        standing = self._failed - sum(self._line(offset)["status"] != "ok" for offset in self._by_row.above(rows))
+        if standing != failed:
+            raise InternalError(
+                f"{standing} rows have an error line in {self._path}, though {failed} failed; please report this"
+            )
 
     def _check_stale(self, rows: int) -> None:
         """Only where several runs wrote can a row have moved and have left a line under its old number."""
@@ -109,15 +118,18 @@ class Winners:
 
     def _take(self, line: dict[str, Any], offset: int) -> None:
         holder = self._by_row.get(line["row"])
-        if holder is not None and not self._starts:
-            self._displaced.append(offset)  # an earlier seal kept it behind, for a row that had left the input
-            return
         if holder is not None:
             earlier = self._line(holder)
-            if identity_of(earlier) != identity_of(line):
-                self._displaced.append(holder)
-            elif not settle(earlier, line).later_wins:
+            if identity_of(earlier) == identity_of(line):
+                if not settle(earlier, line).later_wins:
+                    return
+            elif not self._starts:
+                self._displaced.append(offset)  # an earlier seal kept it behind, for a row that had left the input
                 return
+            else:
+                self._displaced.append(holder)
+            self._failed -= earlier["status"] != "ok"
+        self._failed += line["status"] != "ok"
         self._by_row.set(line["row"], offset)
 
     def _winner(self, row: int) -> int:

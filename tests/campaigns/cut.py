@@ -12,6 +12,7 @@ allowed is garbage within the first bytes of the first line, by which a file is 
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from collections.abc import Iterator
@@ -184,7 +185,8 @@ def wrong_in(found: Recovered, records: tuple[Record, ...], kept: bytes, torn: b
     if found.paid_twice != sum(record.paid_twice for record in records):
         return f"{found.paid_twice} are said to be paid for twice"
     for record in standing.values():
-        line = found.find(record.id, record.row)
+        said = json.loads(record.data)
+        line = (found.find if said["key"] else found.find_unsent)(said["id"], record.row)
         if line is None or found.read_bytes(line.offset) != record.data:
             return f"id {record.id!r}, row {record.row} has another line: {None if line is None else line.line}"
     return None

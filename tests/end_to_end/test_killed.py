@@ -104,3 +104,15 @@ def test_usr1_says_one_line_whatever_is_shown(llmbatch: Llmbatch, sim: StartSim)
         told = [line for line in done.err.splitlines() if f"{WIDTH}/{WIDTH} in flight" in line]
         assert len(told) == (0 if shown == ("-q",) else 1), (shown, done.err)
         assert all("requests/s" in line for line in told)
+
+
+def test_tries_in_vain_of_rows_that_rest_count_as_in_flight(llmbatch: Llmbatch, sim: StartSim) -> None:
+    server = sim("--fault", "stall=1.0")
+    write_rows(llmbatch.directory / "in.jsonl", prompts(3))
+    first = llmbatch.start(*flags(server, "--timeout", "0.1", "--max-ambiguous-retries", "50", "--max-attempts", "50"))
+    lock = llmbatch.directory / "in.results.jsonl.lock"
+    until(lambda: server.ledger()["received"] >= 12, "four tries of each")
+    time.sleep(0.15)  # a number that falls is noted a little later
+    first.signal(signal.SIGKILL)
+    first.end()
+    assert in_flight(lock) >= 12

@@ -237,6 +237,7 @@ def test_scan_of_a_sealed_output_changes_nothing(paths):
     before = paths.out.read_bytes()
     with scan(paths.out) as found:
         assert (found.ok, found.failed, found.manifest) == (1, 1, None)
+        assert found.find(None, 2).line == result(2, "error")
     assert paths.out.read_bytes() == before
     paths.out.write_bytes(before + b"\nx")
     with pytest.raises(StorageError, match="line 3"):
@@ -490,10 +491,18 @@ def test_line_that_changes_while_it_is_used_is_told(paths):
     assert str(failed.value) == (
         f"{paths.partial}: the line at byte {offset} changed under us; stop whatever else writes it"
     )
-    found.close()  # and once more does no harm
 
 
-def test_line_that_has_one_number_and_left_it_to_nobody(paths):
+def test_closing_twice_closes_nobody_elses_file(paths):
+    journal(paths, MANIFEST, result(1))
+    before = os.listdir("/dev/fd")
+    with recover(paths) as found:
+        assert os.listdir("/dev/fd") != before
+    found.close()
+    assert os.listdir("/dev/fd") == before
+
+
+def test_line_of_a_row_that_left_the_input_holds_no_number(paths):
     """A sealed file keeps lines of rows that left the input: their numbers are those of other rows."""
     paths.out.write_bytes(dump(result(1, id="a")) + dump(result(1, id="gone")))
     with scan(paths.out) as found:

@@ -14,6 +14,7 @@ from llmbatch.files.paths import OutputPaths
 from llmbatch.files.recovery import recover
 from llmbatch.files.repair import repair
 from llmbatch.files.results import dump_line
+from llmbatch.files.seal import seal
 from llmbatch.views.verified import render_repaired
 
 MANIFEST = manifest_line({"version": "0.1", "model": "m"})
@@ -287,3 +288,13 @@ def test_copy_that_can_be_neither_written_nor_removed_is_told_once(paths, monkey
     with pytest.raises(StorageError, match=r"^cannot repair .*: Input/output error; no good line is lost$"):
         repair(str(paths.out))
     assert paths.partial.read_bytes() == old
+
+
+def test_place_of_a_lost_manifest_stays_a_start(paths):
+    """Rows 1 and 2 changed places in the run that began there: its lines must not pass for those of the seal before."""
+    sealed = [line(1, id="a"), line(2, id="b")]
+    moved = [line(1, id="b"), line(2, id="a")]
+    paths.partial.write_bytes(b"".join(sealed) + b'{"llmb\x01tch":1}\n' + b"".join(moved))
+    repair(str(paths.out))
+    assert seal(paths, 2, failed=0).kept == 0
+    assert [json.loads(one)["id"] for one in paths.out.read_bytes().splitlines()] == ["b", "a"]

@@ -259,3 +259,22 @@ def test_kill_at_every_step_of_the_seal_loses_nothing(paths):
             break
         assert code == -9
     assert states == {(True, False), (True, True), (False, True)}
+
+
+def test_answer_of_a_later_try_stands_though_nothing_says_that_a_run_began(paths):
+    """A manifest was lost; its lines look like those of an earlier seal."""
+    lines = [result(1), result(2, "error"), result(2, output="paid")]
+    journal(paths, *lines)
+    assert seal(paths, 2, failed=0) == Sealed(2, 0)
+    assert sealed_lines(paths) == [lines[0], lines[2]]
+
+
+@pytest.mark.parametrize("failed", [0, 2])
+def test_other_errors_than_were_counted_are_a_bug_and_the_journal_stays(paths, failed):
+    journal(paths, MANIFEST, result(1), result(2, "error"), result(3, "error", id="gone"), result(2, "error"))
+    before = paths.partial.read_bytes()
+    with pytest.raises(InternalError, match=f"1 rows have an error line in .*, though {failed} failed"):
+        seal(paths, 2, failed=failed)
+    assert paths.partial.read_bytes() == before
+    assert not paths.out.exists()
+    assert seal(paths, 2, failed=1) == Sealed(3, 1)

@@ -75,6 +75,10 @@ def test_a_row_of_its_own_fault_gets_its_tokens_back_but_not_from_an_empty_purse
     assert quota.tokens == tokens
 
 
+def test_good_answers_are_counted() -> None:
+    assert [after(story).answers for story in ("", "g", "gBbgC")] == [0, 1, 3]
+
+
 def test_the_share_of_failures_is_of_the_last_hundred_answers() -> None:
     assert Quota().failed_share == 0.0
     assert after("gggB").failed_share == 0.25

@@ -19,6 +19,7 @@ from llmbatch.records import Failure, Reply, Usage
 from llmbatch.rules.redact import MIN_KEY_CHARS, PLACEHOLDER, Redactor
 
 KEY = "sk-canary/0123+456789=="
+LONG_KEY = "sk-proj-" + "aB3_/x+9" * 24
 FAILURE = Failure("permanent", "bad", "no")
 REPLY = Reply("a", "stop", "m", Usage(), [{"function": {"arguments": "{}"}}], "r")
 
@@ -55,10 +56,11 @@ def hidden(text: str, told: str) -> bool:
     return not any(text[start : start + 8] in told for start in range(len(text) - 7))
 
 
+@pytest.mark.parametrize("key", [KEY, LONG_KEY], ids=["short", "long"])
 @every_spelling
-def test_no_spelling_of_the_key_is_left(spell: Callable[[str], str]) -> None:
-    text = spell(KEY)
-    told = Redactor([KEY]).text(f"the key '{text}' is wrong, really: {text}")
+def test_no_spelling_of_the_key_is_left(spell: Callable[[str], str], key: str) -> None:
+    text = spell(key)
+    told = Redactor([key]).text(f"the key '{text}' is wrong, really: {text}")
     assert told.count(PLACEHOLDER) == 2
     assert told.startswith("the key '") and "' is wrong, really: " in told
     assert hidden(text.strip("="), told)
@@ -106,6 +108,19 @@ def test_a_short_dummy_key_eats_no_words(key: str) -> None:
     redactor = Redactor([key])
     assert redactor.text("a test: none of 1234567") == "a test: none of 1234567"
     assert redactor.failure(FAILURE) == FAILURE
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("", "Bearer 12345678 12345678 1"),
+        ("1", "Bearer [key]2345678 12345678 1"),
+        ("1234567", "Bearer [key]8 12345678 1"),
+        ("12345678", "Bearer [key] [key] 1"),
+    ],
+)
+def test_how_long_a_key_must_be(key: str, told: str) -> None:
+    assert Redactor([key]).text("Bearer 12345678 12345678 1") == told
 
 
 def test_a_key_that_repeats_its_beginning_is_found_all_the_same() -> None:
@@ -211,9 +226,10 @@ def test_a_key_in_pieces_takes_the_body_with_it() -> None:
     pieces = "".join(f'data: {{"delta":"{KEY[start : start + 4]}"}}\n\n' for start in range(0, len(KEY), 4))
     cut = replace(FAILURE, kind="unusable", body=pieces, output_so_far=f"a {KEY} b")
     assert Redactor([KEY]).failure(cut) == replace(cut, body=None, output_so_far="a [key] b")
-    whole = replace(cut, body=f"{pieces}{KEY}")
-    assert Redactor([KEY]).failure(whole).body == f"{pieces}[key]"
-    harmless = replace(cut, output_so_far="a b")
+    assert Redactor([KEY]).failure(replace(cut, body=f"{pieces}{KEY}")).body is None
+    whole = replace(cut, body=f'data: {{"delta":"{KEY}"}}')
+    assert Redactor([KEY]).failure(whole).body == 'data: {"delta":"[key]"}'
+    harmless = replace(cut, body=pieces[:40], output_so_far="a b")
     assert Redactor([KEY]).failure(harmless) == harmless
 
 
@@ -231,3 +247,40 @@ def test_a_mebibyte_without_the_key_costs_little(part: str) -> None:
     begun_s = process_time()
     assert redactor.text(text) == text
     assert process_time() - begun_s < 0.15
+
+
+@every_spelling
+@pytest.mark.parametrize("after", ["***", '"}}', "... (truncated)", "\u2026 and more", " is wrong"])
+def test_no_beginning_of_the_secret_part_is_left_anywhere(spell: Callable[[str], str], after: str) -> None:
+    """What says whose key it is ("sk-") is no secret; what follows it is, from 8 characters on."""
+    text = spell(LONG_KEY)
+    per_char = len(text) / len(LONG_KEY)
+    for end in range(int(19 * per_char) + 6, len(text), 41):
+        told = Redactor([LONG_KEY]).text(f"wrong key: {text[:end]}{after}")
+        assert told.startswith("wrong key: ") and PLACEHOLDER in told and told.endswith(after[-4:]), (end, told)
+        assert hidden(text[int(8 * per_char) : end].strip("="), told), (end, told)
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [html.escape, lambda key: json.dumps(json.dumps(json.dumps(key)))[5:-5], str.lower, str.upper, repr],
+    ids=["html", "json in json in json", "lower", "upper", "repr"],
+)
+def test_a_key_of_all_marks_that_are_escaped_is_taken_out(spell: Callable[[str], str]) -> None:
+    key = "k5X'Ob'iW+P8\"XP>mk\\T5&SY/hk%zq<hi\\pj"
+    told = Redactor([key]).text(f"<{spell(key)}>")
+    assert PLACEHOLDER in told and hidden(spell(key), told), told
+
+
+@pytest.mark.parametrize("name", ["content", "reasoning_content", "arguments"])
+@pytest.mark.parametrize("size", [1, 9, 13])
+@pytest.mark.parametrize("kept", [1.0, 0.7])
+def test_a_key_in_pieces_of_any_member_takes_the_events_with_it(name: str, size: int, kept: float) -> None:
+    """Only the text of an answer is told apart; its reasoning and its tools are in the events alone."""
+    pieces = [KEY[start : start + size] for start in range(0, int(len(KEY) * kept), size)]
+    events = "".join(f"data: {json.dumps({name: piece})}\n\n" for piece in pieces)
+    for comment in ("", f": {KEY}\n\n"):
+        failure = replace(FAILURE, kind="unusable", body=f"{comment}{events}", output_so_far="a")
+        assert Redactor([KEY]).failure(failure).body is None
+    harmless = replace(FAILURE, body=f"data: {json.dumps({name: KEY[:6]})}\n\n" * 2 + f": {KEY}\n\n")
+    assert Redactor([KEY]).failure(harmless).body == str(harmless.body).replace(KEY, PLACEHOLDER)
