@@ -105,12 +105,17 @@ async def test_a_signal_that_was_ignored_stays_ignored(handlers: None) -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-async def test_afterwards_signals_do_what_they_did(handlers: None) -> None:
+@pytest.mark.parametrize(("of_the_run", "left_with"), [(0, 0), (1, 1), (None, 143)])
+async def test_afterwards_a_signal_ends_the_process_with_the_code_of_its_run(
+    handlers: None, monkeypatch: pytest.MonkeyPatch, of_the_run: int | None, left_with: int
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
     stop = Stop()
     with signals_stop(stop, asyncio.get_running_loop()):
-        pass
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        stop.exit_code = of_the_run
+    signal.raise_signal(signal.SIGTERM)
+    assert left == [left_with]
 
 
 @pytest.mark.parametrize(("before", "shown"), [(signal.SIG_DFL, 2), (signal.SIG_IGN, 0)])
