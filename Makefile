@@ -30,8 +30,8 @@ demo: $(READY)  ## the main job on samples/, against the simulated provider: no 
 	$(BIN)/llmbatch run samples/reviews.jsonl -t @samples/sentiment.txt -m sim/demo --sim latency=lognormal:median=0.8,sigma=0.4 --sim fault=503=0.02 -c 20 -o .demo/reviews.results.jsonl
 	@echo; echo "The first two of $$(wc -l < .demo/reviews.results.jsonl) lines of .demo/reviews.results.jsonl:"; head -n 2 .demo/reviews.results.jsonl
 
-test: $(READY)  ## the whole suite
-	$(BIN)/python -m pytest
+test: $(READY)  ## the whole suite, on all cores
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 coverage: $(READY)  ## of the code that must not fail, every branch (10 seconds)
 	$(BIN)/python -m coverage run -m pytest $(CRITICAL_TESTS)
