@@ -13,6 +13,7 @@ from llmbatch.files.readers import InputFile
 from llmbatch.files.recovered import Recovered
 from llmbatch.records import BadRow, Line, Request, Row
 from llmbatch.rules.fingerprint import Unwritable
+from llmbatch.rules.reasons import RowError
 from llmbatch.rules.request import RequestBuilder
 from llmbatch.rules.resume import Decision, OnChange, Verdict, decide
 from llmbatch.scheduler import Job
@@ -51,15 +52,14 @@ class Rendered:
 class Reading:
     """Renders the lines of one input, in order. Used by the run, and before it by the plan; owned by one task.
 
-    ``encode`` gives the body whose ``fingerprint`` is the row's identity across runs.
+    ``key_of`` gives a request's identity across runs.
     """
 
     def __init__(
         self,
         source: InputFile,
         builder: RequestBuilder,
-        encode: Callable[[Request], Mapping[str, Any]],
-        fingerprint: Callable[[Mapping[str, Any]], str],
+        key_of: Callable[[Request], str],
         *,
         recovered: Recovered | None,
         on_change: OnChange,
@@ -71,8 +71,7 @@ class Reading:
         self.exhausted = False
         self._interrupted = False
         self._parse = text_line if source.format == "text" else parse_line
-        self._encode = encode
-        self._fingerprint = fingerprint
+        self._key_of = key_of
         self._recovered = recovered
         self._on_change = on_change
         self._limit = limit
@@ -133,8 +132,8 @@ class Reading:
         key = None
         if isinstance(request, Request):
             try:
-                key = self._fingerprint(self._encode(request))
-            except Unwritable as error:
+                key = self._key_of(request)
+            except (RowError, Unwritable) as error:
                 request = BadRow(row.index, row.line, line.offset, f"line {row.line}: {error}", row.id)
         if self._recovered is None:
             return Rendered(line, row, request, key, _NEW, None)

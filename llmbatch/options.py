@@ -91,6 +91,8 @@ class RunOptions:
     output: str | None = None
     model: str | None = None
     base_url: str | None = None
+    api: str | None = None
+    api_version: str | None = None
     key_env: str | None = None
     key_file: Path | None = None
     allow_http: bool = False

@@ -61,9 +61,12 @@ class BadRow:
 class Request:
     """What we want from a model, in no provider's dialect.
 
-    ``params`` holds neutral sampling parameters (``temperature``, ``max_tokens``, ...); ``extra`` holds
-    provider fields passed through as they are (``-p``); ``body`` is a whole provider body
-    (an OpenAI Batch line), sent as it is.
+    ``messages`` are turns as Chat Completions has them, whatever the dialect: roles, text or parts, tool calls.
+    ``params`` holds neutral parameters of the row (``temperature``, ``max_tokens``, ``tools``, ...) by the names of
+    rules/params.py; ``extra`` those of the command line (``-p``). What is not known by a neutral name goes into the
+    body as it is. ``body`` is a whole body (of an OpenAI Batch line) in the dialect ``api``: sent as it is to a server
+    that speaks it, translated for another. ``input`` is what an embeddings model is to embed.
+    ``schema`` is the JSON Schema that the answer must fit.
     """
 
     model: str
@@ -71,6 +74,9 @@ class Request:
     params: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
+    api: str = "openai-chat"
+    input: str | Sequence[str] | None = None
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +99,11 @@ EMPTY, MODEL_MISMATCH, CHOICES_MISMATCH = FLAGS = ("empty", "model_mismatch", "c
 class Reply:
     """A good answer: complete, valid, with the protocol's own end marker seen.
 
-    ``choices`` is how many answers the server gave; only the first is read. ``service_tier`` is the one that was
-    charged, where the server says it. ``flags`` are those of FLAGS that hold.
+    ``finish_reason`` is the normalised word (``stop``, ``length``, ``tool_calls``, ``content_filter``, ``paused``,
+    ``context_length``), ``native_finish_reason`` the server's own where it is another. ``tool_calls`` have the shape
+    of Chat Completions in every dialect. ``choices`` is how many answers the server gave; only the first is read.
+    ``service_tier`` is the one that was charged, where the server says it. ``flags`` are those of FLAGS that hold.
+    ``charged_usd`` is the price that the server itself named for the answer.
     """
 
     output: Any
@@ -106,6 +115,8 @@ class Reply:
     choices: int = 1
     service_tier: str | None = None
     flags: tuple[str, ...] = ()
+    native_finish_reason: str | None = None
+    charged_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,7 @@ class Failure:
 
     ``body`` is what was received of the answer, as bytes where it is not UTF-8; ``body_bytes`` is its size if that
     is more than was kept. ``output_so_far`` is the text of a stream up to its cut. ``bound`` is set where the
-    request may have been billed.
+    request may have been billed. ``usage`` are the tokens that the server reported for an answer that is no good.
     """
 
     kind: FailureClass
@@ -140,6 +151,7 @@ class Failure:
     body_bytes: int | None = None
     output_so_far: str | None = None
     bound: TokenBound | None = None
+    usage: Usage | None = None
 
     @property
     def maybe_billed(self) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 
 from llmbatch.errors import InputError, ProviderStopped
 from llmbatch.events import Event, Listener
+from llmbatch.identity import Identity, target_of
 from llmbatch.options import RunOptions
-from llmbatch.providers.target import resolve
 from llmbatch.records import BadRow, Failure, Reply, Request, Result, Row, Trace
-from llmbatch.rules.fingerprint import Fingerprinter, Unwritable
+from llmbatch.rules.fingerprint import Unwritable
+from llmbatch.rules.reasons import RowError
 from llmbatch.rules.request import RequestBuilder
 from llmbatch.scheduler import Job, folded
 from llmbatch.sender import Sender
@@ -32,20 +33,20 @@ async def stream_rows(
 
     Raises ProviderStopped, after the last Result, if the provider refuses everything.
     """
-    target = resolve(options.model, options.base_url)
+    target = target_of(options)
     sender = Sender(options, target, listen or _nobody, stop)
     results = _Results()
     builder = RequestBuilder(
         model=target.model, template=options.template, system=options.system, params=options.params
     )
-    fingerprint = Fingerprinter(target.url, options.generation)
+    key_of = Identity(target, options.generation)
 
     def job(row: Row) -> Job | None:
         request = builder.build(row)
         if isinstance(request, Request):
             try:
-                return Job(row.index, row.id, fingerprint(target.provider.encode(request)), request)
-            except Unwritable as error:
+                return Job(row.index, row.id, key_of(request), request)
+            except (RowError, Unwritable) as error:
                 request = BadRow(row.index, row.line, 0, f"row {row.index}: {error}", row.id)
         failure = Failure("permanent", request.type, request.reason)
         results.add(Result(row.index, row.id, None, None, failure, 0, None, None, None))

@@ -19,14 +19,13 @@ from llmbatch.files.journal import DiskListener
 from llmbatch.files.readers import InputFile, open_input
 from llmbatch.files.recovered import Recovered
 from llmbatch.files.spill import spill_directories, state_directory
+from llmbatch.identity import Identity, target_of
 from llmbatch.manifest import manifest, pipe_identity
 from llmbatch.opening import look_at_file, look_at_stdout, open_file_output, open_stdout_output, refuse_streams
 from llmbatch.options import STDIO, RunOptions
 from llmbatch.output import Output
 from llmbatch.plan import Planned, plan, refuse_changes
-from llmbatch.providers.target import resolve
 from llmbatch.records import Stopped
-from llmbatch.rules.fingerprint import Fingerprinter
 from llmbatch.rules.request import RequestBuilder
 from llmbatch.sender import PROVIDER_STOPPED, Sender
 from llmbatch.stopping import Stop
@@ -51,11 +50,11 @@ class Run:
         self.tally = Tally(time.monotonic, options.rpm)
         self._listen = listen
         self._stop = stop or Stop()
-        self._target = resolve(options.model, options.base_url)
+        self._target = target_of(options)
         self._builder = RequestBuilder(
             model=self._target.model, template=options.template, system=options.system, params=options.params
         )
-        self._fingerprint = Fingerprinter(self._target.url, options.generation)
+        self._key_of = Identity(self._target, options.generation)
         self._in_vain = 0
         self._in_flight = InFlight(self._count_in_flight, lambda number: self._output.note_in_flight(number))
         self._desk = Desk(
@@ -212,8 +211,7 @@ class Run:
         return Reading(
             source,
             self._builder,
-            self._target.provider.encode,
-            self._fingerprint,
+            self._key_of,
             recovered=recovered,
             on_change=on_change,
             limit=self.options.limit,

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
 from llmbatch._version import __version__
@@ -97,13 +98,13 @@ class Sender:
         """Until the feed is at its end and every job was handed to ``finish``, or until stopped and drained."""
         self._finish = finish
         async with AsyncExitStack() as stack:
-            url = await self._start_simulator(stack) if self._target.simulated else self._target.url
+            target = await self._start_simulator(stack) if self._target.simulated else self._target
             stack.enter_context(_hushed(asyncio.get_running_loop(), self._redactor.text))
             session = await stack.enter_async_context(
                 open_session(
                     self._options.timeouts,
                     tls=self._tls,
-                    loopback_only=self._target.is_loopback and "Authorization" in self._headers,
+                    loopback_only=self._target.is_loopback and self._has_key,
                 )
             )
             clock = asyncio.get_running_loop().time
@@ -114,8 +115,7 @@ class Sender:
             timeouts, stream = self._options.timeouts, self._options.stream
             wire = Wire(
                 session,
-                self._target.provider,
-                url,
+                target,
                 self._headers,
                 timeouts,
                 watch,
@@ -224,8 +224,9 @@ class Sender:
         """Of every request. The key among them goes to the target's origin only: no redirect is followed."""
         headers = {"Content-Type": "application/json", "User-Agent": f"llmbatch/{__version__}"}
         key = self._key()
+        self._has_key = key is not None
         if key is not None:
-            headers["Authorization"] = f"Bearer {key.reveal()}"
+            headers.update(self._target.key_headers(key.reveal()))
         self._guard_secrets(key)
         return headers
 
@@ -253,13 +254,12 @@ class Sender:
         target, options = self._target, self._options
         if target.simulated:
             return None
-        key = load_key(
-            key_env=options.key_env, key_file=options.key_file, default_env=target.key_env, environment=os.environ
-        )
+        usual = [name for name in target.key_envs if os.environ.get(name, "").strip()] or [*target.key_envs, ""]
+        key = load_key(key_env=options.key_env, key_file=options.key_file, default_env=usual[0], environment=os.environ)
         if key is None and target.needs_key:
             raise OptionsError(
-                f"no key for {target.base_url}: set {target.key_env}, or name its variable with --key-env NAME, "
-                "or its file with --key-file FILE. To try without a key: -m sim/demo"
+                f"no key for {target.base_url}: set {' or '.join(target.key_envs)}, or name its variable "
+                "with --key-env NAME, or its file with --key-file FILE. To try without a key: -m sim/demo"
             )
         if key is None or target.is_private or options.allow_http:
             return key
@@ -277,12 +277,14 @@ class Sender:
             raise OptionsError(f"--sim {error}") from error
         return replace(options, port=0, drain_s=0.0)  # when it ends, all that is wanted has been answered
 
-    async def _start_simulator(self, stack: AsyncExitStack) -> str:
+    async def _start_simulator(self, stack: AsyncExitStack) -> Target:
         from llmbatch.sim.server import SimServer
 
         assert self._sim_options is not None, "only a simulated target starts the simulator"
         server = await stack.enter_async_context(SimServer(self._sim_options))
-        return server.base_url + self._target.provider.path
+        here = urlsplit(server.base_url)
+        path = urlsplit(self._target.base_url).path
+        return replace(self._target, base_url=f"{here.scheme}://{here.netloc}{path}")
 
     def _finished(self, job: Job, outcome: Reply | Failure, trace: Trace) -> Awaitable[None] | None:
         if isinstance(outcome, Reply):

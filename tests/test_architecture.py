@@ -35,6 +35,7 @@ LEVEL = {
     "sender": 5,
     "opening": 6,
     "manifest": 4,
+    "identity": 4,
     "desk": 6,
     "plan": 6,
     "rows": 6,

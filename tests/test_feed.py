@@ -14,9 +14,9 @@ import pytest
 from llmbatch.errors import StorageError
 from llmbatch.feed import Reading, Rendered, RowFeed
 from llmbatch.files.readers import open_input
-from llmbatch.providers.openai_chat import OpenAIChat
+from llmbatch.identity import Identity
+from llmbatch.providers.target import resolve
 from llmbatch.records import BadRow
-from llmbatch.rules.fingerprint import Fingerprinter
 from llmbatch.rules.request import RequestBuilder
 from llmbatch.scheduler import Job
 
@@ -44,8 +44,7 @@ async def reading_of(path: str, limit: int | None = None) -> Reading:
     return Reading(
         await open_input(path),
         RequestBuilder(model="m"),
-        OpenAIChat().encode,
-        Fingerprinter("http://127.0.0.1/v1/chat/completions"),
+        Identity(resolve("m", "http://127.0.0.1/v1")),
         recovered=None,
         on_change="refuse",
         limit=limit,

@@ -27,7 +27,7 @@ from llmbatch.calls.received import Received
 from llmbatch.options import Timeouts
 from llmbatch.providers.base import Provider
 from llmbatch.providers.openai_errors import request_id
-from llmbatch.providers.sse import EventDecoder
+from llmbatch.providers.target import Target
 from llmbatch.records import Attempt, CallFailed, Failure, FailureClass, Reply, Request, Trace
 from llmbatch.rules.bound import token_bound
 from llmbatch.rules.flags import flags_of
@@ -45,6 +45,8 @@ LARGE_BODY_BYTES = 2**20
 LINGER_S = 1.0
 # Interim answers (1xx) that wait to be skipped: aiohttp takes any number, and a flood of them fills memory and time.
 MOST_INTERIM = 10_000
+# URLs that are kept parsed, for servers that have the model's name in it.
+MOST_URLS = 1_000
 # What a server may repeat, and nobody may read there.
 KEY_HEADERS = ("Authorization", "api-key", "x-api-key", "x-goog-api-key")
 
@@ -125,14 +127,27 @@ def open_session(
     )
 
 
+class _Asked:
+    """One request on its way, and what has come of its answer."""
+
+    __slots__ = ("attempt", "data", "provider", "received", "stream", "url")
+
+    def __init__(self, provider: Provider, url: URL, data: bytes, stream: bool, attempt: Attempt) -> None:
+        self.provider = provider
+        self.url = url
+        self.data = data
+        self.stream = stream
+        self.attempt = attempt
+        self.received = Received()
+
+
 class Wire:
     """The innermost Call: encodes, sends, reads, decodes. Every failure leaves as CallFailed, noted in the trace."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        provider: Provider,
-        url: str,
+        target: Target,
         headers: Mapping[str, str],
         timeouts: Timeouts,
         watch: Watch,
@@ -142,19 +157,20 @@ class Wire:
         proxy: Proxy | None = None,
     ) -> None:
         self._session = session
-        self._provider = provider
-        self._url = URL(url)
+        self._target = target
+        self._urls: dict[str, URL] = {}
         self._timeouts = timeouts
         self._watch = watch
         self._clock = clock
         self._stream = stream
         self._headers = CIMultiDict(headers)
+        self._dialect_headers: dict[str, CIMultiDict[str]] = {}
         self._proxy = None if proxy is None else proxy.url
         self._proxy_headers: dict[str, str] | None = None
         if proxy is not None and proxy.authorization is not None:
             # Over TLS the proxy reads CONNECT and no more; else it reads the request itself.
             to_proxy = {"Proxy-Authorization": proxy.authorization}
-            if self._url.scheme == "https":
+            if target.base_url.startswith("https:"):
                 self._proxy_headers = to_proxy
             else:
                 self._headers.update(to_proxy)
@@ -165,18 +181,23 @@ class Wire:
     async def __call__(self, request: Request, trace: Trace, /) -> Reply:
         attempt = Attempt(sent_s=self._clock())
         trace.attempts.append(attempt)
-        body = self._provider.encode(request)
-        data = orjson.dumps(self._provider.streamed(body) if self._stream else body)
+        provider = self._target.dialect(request)
+        body = provider.encode(request)
+        stream = self._stream and provider.streams
+        data = orjson.dumps(provider.streamed(body) if stream else body)
         total_s = self._timeouts.total_s
         if trace.deadline_s is not None:
             total_s = min(total_s, trace.deadline_s - attempt.sent_s)
-        first_token_s = self._timeouts.first_token_s if self._stream else None
+        first_token_s = self._timeouts.first_token_s if stream else None
         if total_s <= 0:
             outcome: Reply | Failure = row_deadline("never_sent", None)
+        elif provider.max_body_bytes is not None and len(data) > provider.max_body_bytes:
+            outcome = _too_large(len(data), provider.max_body_bytes)
         else:
+            asked = _Asked(provider, self._url_of(request, stream), data, stream, attempt)
             with self._watch.guard(total_s, first_token_s) as guard:
                 try:
-                    outcome = await self._exchange(data, attempt, guard, total_s)
+                    outcome = await self._exchange(asked, guard, total_s)
                 except asyncio.CancelledError:
                     attempt.failure = _bounded(replace(ABANDONED, request_id=attempt.request_id), body, data)
                     raise
@@ -187,17 +208,15 @@ class Wire:
         flags = flags_of(outcome, body.get("model"))
         return self._redactor.reply(replace(outcome, flags=flags) if flags else outcome)
 
-    async def _exchange(self, data: bytes, attempt: Attempt, guard: Guard, total_s: float) -> Reply | Failure:
+    async def _exchange(self, asked: _Asked, guard: Guard, total_s: float) -> Reply | Failure:
         """One request, one answer. A failure tells what came of the answer, however it ended."""
-        received = Received()
-        outcome = await self._ended(data, attempt, guard, total_s, received)
-        return received.told(outcome) if isinstance(outcome, Failure) else outcome
+        outcome = await self._ended(asked, guard, total_s)
+        return asked.received.told(outcome) if isinstance(outcome, Failure) else outcome
 
-    async def _ended(
-        self, data: bytes, attempt: Attempt, guard: Guard, total_s: float, received: Received
-    ) -> Reply | Failure:
+    async def _ended(self, asked: _Asked, guard: Guard, total_s: float) -> Reply | Failure:
+        attempt = asked.attempt
         try:
-            return await self._send(data, attempt, guard, received)
+            return await self._send(asked, guard)
         except asyncio.CancelledError:
             if guard.expired is None:
                 raise
@@ -208,36 +227,52 @@ class Wire:
         except CallFailed as failed:
             return replace(failed.failure, request_id=attempt.request_id)
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, TimeoutError, UnicodeError) as error:
-            received.add_unparsed(error)
+            asked.received.add_unparsed(error)
             return transport_failure(error, attempt.request_id)
 
-    async def _send(self, data: bytes, attempt: Attempt, guard: Guard, received: Received) -> Reply | Failure:
-        payload = data if len(data) < LARGE_BODY_BYTES else io.BytesIO(data)
+    async def _send(self, asked: _Asked, guard: Guard) -> Reply | Failure:
+        data = asked.data
         response = await self._session.post(
-            self._url,
-            data=payload,
-            headers=self._headers,
+            asked.url,
+            data=data if len(data) < LARGE_BODY_BYTES else io.BytesIO(data),
+            headers=self._headers_of(asked.provider),
             allow_redirects=False,
             proxy=self._proxy,
             proxy_headers=self._proxy_headers,
         )
         try:
-            outcome = await self._receive(response, attempt, guard, received)
+            outcome = await self._receive(response, asked, guard)
         except BaseException:
             response.close()
             raise
         self._let_go(response)
         return outcome
 
-    async def _receive(
-        self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard, received: Received
-    ) -> Reply | Failure:
-        attempt.request_id = (named := request_id(response.headers)) and self._redactor.text(named)
+    def _headers_of(self, provider: Provider) -> CIMultiDict[str]:
+        """The key's, and those of the dialect."""
+        headers = self._dialect_headers.get(provider.name)
+        if headers is None:
+            headers = self._dialect_headers[provider.name] = CIMultiDict({**self._headers, **provider.headers})
+        return headers
+
+    def _url_of(self, request: Request, stream: bool) -> URL:
+        """Paths are few, except where each row names a model of its own; those are not kept without end."""
+        address = self._target.endpoint(request, stream=stream)
+        url = self._urls.get(address)
+        if url is None:
+            url = URL(address)
+            if len(self._urls) < MOST_URLS:
+                self._urls[address] = url
+        return url
+
+    async def _receive(self, response: aiohttp.ClientResponse, asked: _Asked, guard: Guard) -> Reply | Failure:
+        named, received = request_id(response.headers), asked.received
+        asked.attempt.request_id = named and self._redactor.text(named)
         if (encoding := response.headers.get("Content-Encoding")) is not None:
             received.encoded_as(encoding)
-        streamed = self._stream and response.status == 200 and response.content_type == "text/event-stream"
+        streamed = asked.stream and response.status == 200 and response.content_type == "text/event-stream"
         if streamed and received.readable:
-            return await self._read_stream(response, attempt, guard, received)
+            return await self._read_stream(response, asked, guard)
         try:
             await _read_body(response.content, guard, self._timeouts.idle_s, received)
             body = received.whole()
@@ -245,13 +280,12 @@ class Wire:
             if response.status == 200:
                 raise
             body = b""  # the status alone says what to do: a rate limit must close the gate
-        return self._provider.decode(response.status, response.headers, body)
+        return asked.provider.decode(response.status, response.headers, body)
 
-    async def _read_stream(
-        self, response: aiohttp.ClientResponse, attempt: Attempt, guard: Guard, received: Received
-    ) -> Reply | Failure:
+    async def _read_stream(self, response: aiohttp.ClientResponse, asked: _Asked, guard: Guard) -> Reply | Failure:
         """Events until the end marker. Comments and pings do not count as life: only parts of the answer do."""
-        events, answer = EventDecoder(), self._provider.stream_decoder()
+        events, answer = asked.provider.events(), asked.provider.stream_decoder()
+        received, attempt = asked.received, asked.attempt
         received.answer, received.keep_bytes = answer, KEPT_BODY_BYTES
         try:
             while not answer.ended and (chunk := await _next(response.content)):
@@ -311,6 +345,14 @@ async def _read_body(content: aiohttp.StreamReader, guard: Guard, idle_s: float,
     while chunk := await _next(content):
         guard.heard(idle_s)
         received.add(chunk)
+
+
+def _too_large(size: int, most: int) -> Failure:
+    return Failure(
+        "permanent",
+        "request_too_large",
+        f"the request is {size:,} bytes long, and this provider takes {most:,}: it was not sent",
+    )
 
 
 def _bounded(failure: Failure, body: Mapping[str, Any], data: bytes) -> Failure:

@@ -59,6 +59,16 @@ def run(
     base_url: Annotated[
         str | None, typer.Option(help="An OpenAI-compatible server, such as http://localhost:8000/v1.")
     ] = None,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            help="The dialect, where it must be said: openai-chat, openai-responses, openai-embeddings, anthropic, "
+            "gemini, gemini-embeddings."
+        ),
+    ] = None,
+    api_version: Annotated[
+        str | None, typer.Option(help="Of Azure (2024-10-21), Anthropic (2023-06-01) or Gemini (v1beta).")
+    ] = None,
     template: Annotated[
         str | None, typer.Option("-t", "--template", help="Jinja2 text with the row's fields, or @FILE.")
     ] = None,
@@ -164,6 +174,8 @@ def run(
             output=output,
             model=model,
             base_url=base_url,
+            api=api,
+            api_version=api_version,
             key_env=key_env,
             key_file=key_file,
             allow_http=allow_http,

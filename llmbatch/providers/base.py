@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from llmbatch.records import Failure, Reply, Request
+from llmbatch.rules.limits import Limits
 
 
 class StreamDecoder(Protocol):
@@ -30,15 +31,35 @@ class StreamDecoder(Protocol):
         ...
 
 
+class Events(Protocol):
+    """Cuts the bytes of one streamed answer into the data of its events. Owned by one attempt."""
+
+    def feed(self, chunk: bytes) -> Iterator[str]:
+        """The data of each event that ``chunk`` completes. Raises UnicodeDecodeError on bytes that are not UTF-8."""
+        ...
+
+
 class Provider(Protocol):
-    """One dialect."""
+    """One dialect.
+
+    ``headers`` go with every request (never a key). ``streams`` is False for what can only be asked for as a whole.
+    ``max_body_bytes`` is the longest request that the server takes, None if that is not known.
+    """
 
     name: str
-    path: str
-    """The endpoint's path below the base URL."""
+    headers: Mapping[str, str]
+    streams: bool
+    max_body_bytes: int | None
+
+    def path(self, model: str, *, stream: bool = False) -> str:
+        """The endpoint's path, and query, below the base URL."""
+        ...
 
     def encode(self, request: Request) -> Mapping[str, Any]:
-        """The JSON body of ``request``; its fingerprint is the row's identity, so it holds no transport detail."""
+        """The JSON body of ``request``; its fingerprint is the row's identity, so it holds no transport detail.
+
+        Raises RowError for what this dialect has no word for: nothing is dropped silently.
+        """
         ...
 
     def streamed(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -49,4 +70,10 @@ class Provider(Protocol):
         """A whole HTTP answer."""
         ...
 
+    def events(self) -> Events: ...
+
     def stream_decoder(self) -> StreamDecoder: ...
+
+    def limits(self, headers: Mapping[str, str], time_s: float) -> Limits:
+        """What the headers of an answer say of the limits. ``time_s`` is the Unix time, for servers that say dates."""
+        ...

@@ -5,27 +5,21 @@ Source: OpenAI API reference, "Create chat completion" and "Streaming"; field na
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from llmbatch.providers.json_text import loads
-from llmbatch.providers.openai_errors import (
-    broken_off,
-    error_fields,
-    http_failure,
-    parse_error,
-    request_id,
-    status_of,
-)
+from llmbatch.providers.answer import bad_answer, document_of
+from llmbatch.providers.limit_headers import openai_limits
+from llmbatch.providers.neutral import neutral
+from llmbatch.providers.openai_errors import broken_off, request_id
 from llmbatch.providers.openai_stream import ChatStream
 from llmbatch.providers.openai_usage import usage_of
+from llmbatch.providers.schema_forms import openai_schema
+from llmbatch.providers.sse import EventDecoder
 from llmbatch.records import Failure, Reply, Request
-from llmbatch.rules.nesting import MAX_NESTING, nests_too_deeply
-
-# A byte order mark, and the blank and comment lines by which DeepSeek and OpenRouter keep a connection alive.
-_PREFACE = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|:[^\n]*\n)*+")
+from llmbatch.rules.limits import Limits
+from llmbatch.rules.reasons import RowError
 
 
 class OpenAIChat:
@@ -35,15 +29,24 @@ class OpenAIChat:
     """
 
     name = "openai-chat"
-    path = "/chat/completions"
+    headers: Mapping[str, str] = {}
+    streams = True
+    max_body_bytes: int | None = None
 
     def __init__(self, *, renames_max_tokens: bool = False) -> None:
         self._renames_max_tokens = renames_max_tokens
 
+    def path(self, model: str, *, stream: bool = False) -> str:
+        """The same for all models."""
+        return "/chat/completions"
+
     def encode(self, request: Request) -> Mapping[str, Any]:
         """The JSON body. A row's own ``body`` goes as it is; else model, messages, ``-p`` fields, the row's params."""
-        if request.body is not None:
+        if request.body is not None and request.api == self.name and request.schema is None:
             return request.body
+        request = neutral(request)
+        if request.input is not None:
+            raise RowError("'input' is for embeddings models; a chat model takes 'prompt' or 'messages'")
         body: dict[str, Any] = {"model": request.model, "messages": request.messages}
         if request.extra:
             body.update(request.extra)
@@ -51,6 +54,8 @@ class OpenAIChat:
             body.update(request.params)
             if self._renames_max_tokens and "max_tokens" in request.params:
                 body["max_completion_tokens"] = body.pop("max_tokens")
+        if request.schema is not None:
+            body["response_format"] = {"type": "json_schema", "json_schema": openai_schema(request.schema)}
         return body
 
     def streamed(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -59,24 +64,19 @@ class OpenAIChat:
 
     def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply | Failure:
         """A whole answer. ``ok`` needs 200, complete JSON, and a choice that came to its end."""
-        if status != 200:
-            if 200 < status < 300 or status == 304:  # 304 answers a condition that was not set
-                return _unusable("no_content", f"HTTP {status} is no answer to a completion", status, headers)
-            return http_failure(status, headers, body)
-        if not body.startswith(b"{"):
-            body = _PREFACE.sub(b"", body, count=1)
-        try:
-            document = loads(body)
-        except (ValueError, RecursionError):
-            return _not_json(status, headers, body)
-        if isinstance(document, dict) and document.get("error"):
-            return _error_with_200(headers, body)
-        if nests_too_deeply(document, body):
-            return _unusable("bad_answer", f"the answer nests deeper than {MAX_NESTING} levels", status, headers)
-        reply = _reply_of(document)
+        document = document_of(status, headers, body)
+        reply = document if isinstance(document, Failure) else _reply_of(document)
         if isinstance(reply, Failure):
-            return replace(reply, http_status=status, request_id=request_id(headers))
+            return replace(reply, http_status=reply.http_status or status, request_id=request_id(headers))
         return reply
+
+    def limits(self, headers: Mapping[str, str], time_s: float) -> Limits:
+        """The ``x-ratelimit-*`` family."""
+        return openai_limits(headers, time_s)
+
+    def events(self) -> EventDecoder:
+        """Server-Sent Events."""
+        return EventDecoder()
 
     def stream_decoder(self) -> ChatStream:
         """A decoder for one streamed answer."""
@@ -85,17 +85,17 @@ class OpenAIChat:
 
 def _reply_of(document: Any) -> Reply | Failure:
     if not isinstance(document, dict):
-        return Failure("unusable", "bad_answer", "the answer is no JSON object", retryable=True)
+        return bad_answer("the answer is no JSON object")
     choices = document.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        return Failure("unusable", "bad_answer", "the answer has no choices[0].message", retryable=True)
+        return bad_answer("the answer has no choices[0].message")
     if choice.get("error") or choice.get("finish_reason") == "error":
         return broken_off(choice.get("error") or "the model broke off")
     content = message.get("content")
     if content is not None and not isinstance(content, str):
-        return Failure("unusable", "bad_answer", "choices[0].message.content is no text", retryable=True)
+        return bad_answer("choices[0].message.content is no text")
     finish_reason, model, service_tier = (
         choice.get("finish_reason"),
         document.get("model"),
@@ -114,32 +114,3 @@ def _reply_of(document: Any) -> Reply | Failure:
     if not (reply.output or reply.finish_reason or reply.tool_calls or reply.reasoning):
         return Failure("unusable", "no_answer", "the answer is empty, and does not say why it ended", retryable=True)
     return reply
-
-
-def _error_with_200(headers: Mapping[str, str], body: bytes) -> Failure:
-    """An error inside HTTP 200 (OpenRouter and other gateways) counts as its own ``code``, else as unusable."""
-    code, word, message = error_fields(parse_error(body))
-    inner_status = status_of(code, word)
-    if inner_status is not None:
-        return http_failure(inner_status, headers, body)
-    return _unusable(code or word or "error_in_answer", message or "an error with HTTP 200", 200, headers)
-
-
-def _not_json(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    if not body.strip():
-        return _unusable("empty_answer", "the answer is empty", status, headers)
-    start = body[:200].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")):
-        return _unusable("html_answer", "the answer is a web page, not JSON: is the base URL right?", status, headers)
-    return _unusable("bad_json", "the answer is not valid JSON, or was cut short", status, headers)
-
-
-def _unusable(word: str, message: str, status: int, headers: Mapping[str, str]) -> Failure:
-    return Failure(
-        kind="unusable",
-        type=word,
-        message=message,
-        http_status=status,
-        retryable=True,
-        request_id=request_id(headers),
-    )

@@ -8,12 +8,12 @@ from typing import Any
 
 from llmbatch.errors import OptionsError
 from llmbatch.records import BadRow, Request, Row
+from llmbatch.rules.batch_lines import ANTHROPIC, anthropic_body, batch_body, is_anthropic_line, is_batch_line
 from llmbatch.rules.messages import check_messages, has_system, prompt_message
-from llmbatch.rules.openai_batch import batch_body, is_batch_line
 from llmbatch.rules.params import KNOWN, checked, forbidden, is_forbidden, meant, not_json, without_overridden
 from llmbatch.rules.reasons import RowError, excerpt, kind_of, names
 
-_STRUCTURE = frozenset({"id", "custom_id", "prompt", "messages", "system", "params"})
+_STRUCTURE = frozenset({"id", "custom_id", "prompt", "messages", "input", "system", "params"})
 _READS_ROW = re.compile(r"\{[{%][^}]*\brow\b")
 # Field names remembered as harmless; rows with ever new names must not fill the memory.
 _MAX_PLAIN_NAMES = 10_000
@@ -26,10 +26,11 @@ class RequestBuilder:
     """Builds every row's Request for one run. One task uses it.
 
     ``params`` are the command line's raw fields (``-p``): they go to ``Request.extra``, without those that the row
-    sets itself; the row's go to ``Request.params``. Without a template the row says ``prompt``, ``messages`` or an
-    OpenAI Batch ``body``, and may set ``system`` and the known parameters, at the top level or under ``params``
-    (which wins). With a template every field of the row is data for it, whatever its name, and only ``params``
-    sets parameters. ``system`` may be a template too; it gives way to a row's own system message.
+    sets itself; the row's go to ``Request.params``. Without a template the row says ``prompt``, ``messages``, a whole
+    body (a line of OpenAI's or Anthropic's batch API), or ``input`` for embeddings, and may set ``system`` and the
+    known parameters, at the top level or under ``params`` (which wins). With a template every field of the row is
+    data for it, whatever its name, and only ``params`` sets parameters. ``system`` may be a template too; it gives
+    way to a row's own system message. Every answer must fit ``schema``.
 
     ``warnings`` collects what is worth saying once. Raises OptionsError for a bad template or parameter.
     """
@@ -41,8 +42,10 @@ class RequestBuilder:
         template: str | None = None,
         system: str | None = None,
         params: Mapping[str, Any] = _NOTHING,
+        schema: Mapping[str, Any] | None = None,
     ) -> None:
         self.warnings: set[str] = set()
+        self._schema = schema
         self._model = model
         self._template = _compiled(template, "--template") if template is not None else None
         self._system = _compiled(system, "--system") if system else None
@@ -66,29 +69,50 @@ class RequestBuilder:
                 self._notice_data(fields)
             return self._chat(row, [message], self._params_of(fields, _NOTHING), own_system=None)
         if is_batch_line(fields):
-            return self._batch(fields)
+            self._notice_stream_of(fields["body"])
+            return self._whole(fields, *batch_body(fields, self._model, self._params))
+        if is_anthropic_line(fields):
+            self._notice_stream_of(fields["params"])
+            return self._whole(fields, ANTHROPIC, anthropic_body(fields, self._model, self._params))
+        if "input" in fields and not fields.keys() & {"prompt", "messages"}:
+            return self._to_embed(row)
         params = self._params_of(fields, self._top_level(fields))
         return self._chat(row, self._messages(fields), params, own_system=fields.get("system"))
 
     def _chat(self, row: Row, messages: list[dict[str, Any]], params: Mapping[str, Any], *, own_system: Any) -> Request:
+        model, params = self._model_of(params)
+        messages = self._with_system(row, messages, own_system)
+        extra = without_overridden(self._params, params)
+        return Request(model, messages, params, extra, schema=self._schema)
+
+    def _model_of(self, params: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """The model to ask, and the parameters without it."""
         model = self._model
         if params and "model" in params:
             model = self._own_model(params["model"])
             params = {name: value for name, value in params.items() if name != "model"}
         if model is None:
             raise _no_model()
-        messages = self._with_system(row, messages, own_system)
-        return Request(model, messages, params, without_overridden(self._params, params))
+        return model, params
 
-    def _batch(self, fields: Mapping[str, Any]) -> Request:
+    def _whole(self, fields: Mapping[str, Any], api: str, body: Mapping[str, Any]) -> Request:
+        """A row that says its whole request."""
         for name in fields:
             if name != "url" and is_forbidden(name):
                 raise forbidden(name)
-        body = batch_body(fields, self._model, self._params)
-        self._notice_stream(fields["body"])
         if body["model"] is None:
             raise _no_model()
-        return Request(self._own_model(body["model"]), body["messages"], body=body)
+        return Request(self._own_model(body["model"]), body=body, api=api, schema=self._schema)
+
+    def _to_embed(self, row: Row) -> Request:
+        """Text, or a list of texts, for an embeddings model."""
+        given = row.fields["input"]
+        texts = given if type(given) is list else [given]
+        if not texts or any(type(text) is not str or not text for text in texts):
+            raise RowError("'input' must be a text, or a list of texts, none of them empty")
+        params = self._params_of(row.fields, self._top_level(row.fields))
+        model, params = self._model_of(params)
+        return Request(model, params=params, extra=without_overridden(self._params, params), input=given)
 
     def _messages(self, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
         prompt, messages = fields.get("prompt"), fields.get("messages")
@@ -135,7 +159,7 @@ class RequestBuilder:
                 raise RowError(f"'params' must be an object, not {kind_of(own)}")
             own = _NOTHING
         elif "messages" in own:
-            raise RowError("an Anthropic Message Batches line is not supported yet")
+            raise RowError("'params' may not hold 'messages' beside a prompt: which one is meant?")
         if not own and not top_level:
             return _NOTHING
         given = {**top_level, **own}
@@ -157,6 +181,10 @@ class RequestBuilder:
             self.warnings.discard(_are_data(self._data))
             self._data = sorted([*self._data, *found])
             self.warnings.add(_are_data(self._data))
+
+    def _notice_stream_of(self, body: Any) -> None:
+        if isinstance(body, dict):
+            self._notice_stream(body)
 
     def _notice_stream(self, params: Mapping[str, Any]) -> None:
         if params.get("stream"):
@@ -224,7 +252,5 @@ def _no_model() -> RowError:
 
 
 def _no_prompt(fields: Mapping[str, Any]) -> str:
-    if "input" in fields:
-        return "no 'prompt' or 'messages' ('input', for embeddings, is not supported yet)"
     has = names(list(map(str, fields)))
     return f"no 'prompt' or 'messages'; the row has: {has}; --template 'text {{{{ field }}}}' uses them"

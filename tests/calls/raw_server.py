@@ -18,6 +18,8 @@ from llmbatch.calls.deadlines import Watch
 from llmbatch.calls.wire import Wire, open_session
 from llmbatch.options import Timeouts
 from llmbatch.providers.openai_chat import OpenAIChat
+from llmbatch.providers.services import own_server
+from llmbatch.providers.target import Target
 from llmbatch.records import CallFailed, Failure, Reply, Request, Trace
 
 KEY = "sk-canary-0123456789"
@@ -126,12 +128,13 @@ async def wired(
 ) -> AsyncIterator[Wire]:
     """A wire as a run has it, with its session and its watch."""
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    target = Target(OpenAIChat(), url.removesuffix("/chat/completions"), "m", own_server(None))
     watch = Watch(min(timeouts.total_s, timeouts.idle_s, timeouts.first_token_s))
     watching = asyncio.create_task(watch.run())
     async with open_session(timeouts, **session_options) as session:
         try:
             clock = asyncio.get_running_loop().time
-            yield Wire(session, OpenAIChat(), url, headers, timeouts, watch, clock, stream=stream, proxy=proxy)
+            yield Wire(session, target, headers, timeouts, watch, clock, stream=stream, proxy=proxy)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

@@ -290,6 +290,8 @@ class Victim:
                 )
                 if process.stdout is not None:
                     self._stack.callback(process.stdout.close)
+                if self.case.setting == "nohup":
+                    until(lambda: _ignores_hup(process.pid), "nohup has done its work")
                 return process, None
         self._terminal = terminal = Terminal()
         self._stack.callback(terminal.close)
@@ -413,3 +415,10 @@ def campaign(runs: int, seed: int, case: str | None = None) -> Report:
                     counted[what] += value
     report.counted = {**dict(sorted(counted.items())), **most}
     return report
+
+
+def _ignores_hup(pid: int) -> bool:
+    """Whether it is past what ``env`` and ``nohup`` do before they become the command (proc(5), SigIgn)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    ignored = next(line for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(ignored.split()[1], 16) >> (signal.SIGHUP - 1) & 1)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from llmbatch.errors import OptionsError
-from llmbatch.providers.target import OPENAI_URL, is_loopback, origin, resolve
+from llmbatch.providers.services import SERVICES
+from llmbatch.providers.target import is_loopback, origin, resolve
 from llmbatch.records import Request
 
+OPENAI_URL = SERVICES["openai"].base_url
 LOCAL = "http://localhost:8000/v1"
 
 
@@ -42,7 +44,7 @@ def test_a_host_that_can_be_looked_up_is_taken(host: str) -> None:
 
 def test_sim_starts_a_server_of_its_own_and_has_no_key() -> None:
     target = resolve("sim/demo", None)
-    assert target.simulated and target.is_loopback and not target.key_env and not target.needs_key
+    assert target.simulated and target.is_loopback and not target.key_envs and not target.needs_key
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_only_openai_gets_the_new_name_of_max_tokens(base_url: str | None, name:
 @pytest.mark.parametrize(
     ("model", "base_url", "word"),
     [
-        ("mistral/large", None, "--base-url"),
+        ("nobody/large", None, "--base-url"),
         ("/x", None, "--base-url"),
         ("sim/", None, "no name"),
         ("openai/", None, "no name"),

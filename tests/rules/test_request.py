@@ -13,6 +13,7 @@ from llmbatch.errors import OptionsError
 from llmbatch.providers.openai_chat import OpenAIChat
 from llmbatch.records import BadRow, Request, Row
 from llmbatch.rules.fingerprint import Unwritable, fingerprint
+from llmbatch.rules.reasons import RowError
 from llmbatch.rules.request import RequestBuilder
 
 USER = {"role": "user", "content": "hi"}
@@ -129,7 +130,8 @@ def test_a_batch_lines_url_only_says_the_endpoints_kind(url: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({**BATCH, "url": "/v1/embeddings", "body": {"messages": [USER]}}, "/v1/embeddings"),
+        ({**BATCH, "url": "/v1/embeddings", "body": {"messages": [USER]}}, "no 'input'"),
+        ({**BATCH, "url": "/v1/files", "body": {"messages": [USER]}}, "/v1/files"),
         ({**BATCH, "url": 5, "body": {"messages": [USER]}}, "a number"),
         ({**BATCH, "method": "GET", "body": {"messages": [USER]}}, "POST"),
         ({**BATCH, "body": "text"}, "'body' must be an object"),
@@ -137,12 +139,14 @@ def test_a_batch_lines_url_only_says_the_endpoints_kind(url: str) -> None:
         ({**BATCH, "body": {"messages": [USER], "api_key": "k"}}, "may not set 'api_key'"),
         ({**BATCH, "body": {"messages": [USER], "n": 3}}, "'n' must be 1"),
         ({**BATCH, "headers": {}, "body": {"messages": [USER]}}, "may not set 'headers'"),
-        ({"custom_id": "a", "params": {"messages": [USER]}}, "Anthropic Message Batches"),
+        ({"prompt": "a", "params": {"messages": [USER]}}, "which one is meant"),
+        ({"custom_id": "a", "params": {"messages": []}}, "an empty list"),
         ({"prompt": "a", "params": [1]}, "'params' must be an object"),
         ({"prompt": "a", "system": 5}, "'system' must be a string"),
         ({"prompt": None}, "no 'prompt'"),
         ({"prompt": ["a"]}, "an array"),
-        ({"input": "a"}, "embeddings"),
+        ({"input": ""}, "none of them empty"),
+        ({"input": ["a", 5]}, "none of them empty"),
         ({"prompt": "a", "Authorization": "x"}, "may not set 'Authorization'"),
         ({"prompt": "a", "X-Api-Key": "x"}, "may not set"),
         ({"prompt": "a", "top_p": 1.5}, "from 0 to 1, not 1.5"),
@@ -317,7 +321,7 @@ ODD = st.recursive(
 def test_any_mapping_from_python_becomes_a_request_or_an_error_row(fields: Any, template: str | None) -> None:
     outcome = RequestBuilder(model="m", template=template, system="{{ x }}").build(Row(1, 1, None, fields))
     if isinstance(outcome, Request):
-        with contextlib.suppress(Unwritable):
+        with contextlib.suppress(Unwritable, RowError):
             fingerprint("http://h", OpenAIChat().encode(outcome))
     else:
         assert outcome.reason.isprintable()

@@ -1,0 +1,47 @@
+"""Where the requests of a run go, and the identity of each across runs: its key."""
+
+from __future__ import annotations
+
+import os
+
+from llmbatch.options import RunOptions
+from llmbatch.providers.target import Target, resolve
+from llmbatch.records import Request
+from llmbatch.rules.fingerprint import Fingerprinter
+
+# Endpoints differ where the model stands in the URL; rows may name ever new ones.
+_MOST_ENDPOINTS = 1_000
+
+
+def target_of(options: RunOptions) -> Target:
+    """Where the requests of a run go. Raises OptionsError."""
+    return resolve(
+        options.model,
+        options.base_url,
+        api=options.api,
+        api_version=options.api_version,
+        environment=os.environ,
+    )
+
+
+class Identity:
+    """Keys of the requests of one run. ``generation`` as in RunOptions."""
+
+    def __init__(self, target: Target, generation: int = 0) -> None:
+        self._target = target
+        self._generation = generation
+        self._endpoints: dict[str, Fingerprinter] = {}
+
+    def __call__(self, request: Request) -> str:
+        """The key: a fingerprint of where ``request`` goes and of all it asks.
+
+        Raises RowError for what the provider has no word for, Unwritable for what JSON can not hold.
+        """
+        provider = self._target.dialect(request)
+        endpoint = self._target.base_url + provider.path(request.model)
+        fingerprint = self._endpoints.get(endpoint)
+        if fingerprint is None:
+            fingerprint = Fingerprinter(endpoint, self._generation)
+            if len(self._endpoints) < _MOST_ENDPOINTS:
+                self._endpoints[endpoint] = fingerprint
+        return fingerprint(provider.encode(request))
