@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from llmbatch.errors import StorageError
 from llmbatch.events import Listener, Notice, RowEnded, RowKept
 from llmbatch.feed import Rendered, RowFeed
-from llmbatch.files.results import result_line
+from llmbatch.files.results import line_of, result_line, written
+from llmbatch.hooks import HookError
 from llmbatch.output import Output
-from llmbatch.records import BadRow, Failure, Reply, Result, Trace
-from llmbatch.scheduler import Job, folded
+from llmbatch.parts import Group, unsent
+from llmbatch.records import BadRow, Failure, Result, Trace
+from llmbatch.scheduler import Job, Outcome, folded
 from llmbatch.stopping import Stop, StopReason
 
 # A number that falls is noted this much later; a busy run, which fills what it frees, then notes next to nothing.
 SETTLE_S = 0.05
+
+
+# What a hook can not change of a line.
+_OURS = ("id", "row", "status", "attempts", "ambiguous", "request_id", "request_ids", "key")
+
+After = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+"""A hook that gets the line of a good result, with the row under ``input``, and gives another. Raises HookError."""
 
 
 class InFlight:
@@ -51,16 +62,24 @@ class InFlight:
 class Desk:
     """Between the feed and the sender on one side and the output on the other. Owned by the run's loop.
 
-    ``answered`` counts the outcomes of jobs, ``unwritten`` those of them whose line is not in the journal (yet), and
-    ``unwritten_refusals`` the same of rows that can not be sent. ``disk_error`` is what made the output fail, if it
+    ``answered`` counts the rows that came to an end, ``unwritten`` those of them whose line is not in the journal
+    (yet), ``unwritten_refusals`` the same of rows that can not be sent, ``unwritten_parts`` of answers whose row is not
+    complete. ``after`` is the hook that works on good results. ``disk_error`` is what made the output fail, if it
     did. ``in_flight_changed`` is called when ``unwritten`` was changed.
     """
 
     def __init__(
-        self, stop: Stop, tell: Listener, *, include_input: bool, in_flight_changed: Callable[[], None]
+        self,
+        stop: Stop,
+        tell: Listener,
+        *,
+        include_input: bool,
+        in_flight_changed: Callable[[], None],
+        after: After | None = None,
     ) -> None:
         self.answered = 0
         self.unwritten = 0
+        self.unwritten_parts = 0
         self.unwritten_refusals = 0
         self.disk_error: StorageError | None = None
         self._stop = stop
@@ -68,6 +87,8 @@ class Desk:
         self._include_input = include_input
         self._in_flight_changed = in_flight_changed
         self._unwritten: set[asyncio.Future[None]] = set()
+        self._after = after
+        self._working: set[asyncio.Task[None]] = set()
         self._output: Output
         self._feed: RowFeed
 
@@ -75,30 +96,93 @@ class Desk:
         """Before the first row."""
         self._output, self._feed = output, feed
 
-    def finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> asyncio.Future[None]:
+    def finish(self, job: Job, outcome: Outcome, trace: Trace) -> asyncio.Future[None] | None:
         """From here to the journal there is no await: an answer that is in memory is written. Done when it is."""
+        result = folded(job, outcome, trace)
+        if job.group is None:
+            return self._write(result, result_line(result))
+        assert job.part is not None, "a job of a group is one of its parts"
+        group: Group = job.group
+        group.end(job.part, result)
+        kept = None
+        if result.ok and (self._after is not None or not group.complete):
+            kept = self._keep_part(group, job.part)
+        return self.complete(group) if group.complete else kept
+
+    def complete(self, group: Group) -> asyncio.Future[None]:
+        """Every part of a row has ended."""
+        result = group.result()
+        if self._after is None or not result.ok:
+            return self._write(result, result_line(result))
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        working = asyncio.create_task(self._work_on(group, result, self._after))
+        self._working.add(working)
+        working.add_done_callback(self._working.discard)
+        working.add_done_callback(lambda task: _set(ended))
+        return ended
+
+    async def _work_on(self, group: Group, result: Result, after: After) -> None:
+        """The user's hook, then the line. Its answers are in the journal: whatever happens here, they are not lost."""
+        line = {**line_of(result), "input": group.fields}
+        try:
+            changed = await after(deepcopy(line))
+        except HookError as error:
+            result = group.failed(Failure("permanent", "hook_failed", str(error)))
+            await self._write(result, result_line(result))
+            return
+        if group.input is None:
+            changed.pop("input", None)
+        ours = {name: line[name] for name in _OURS if name in line}
+        await self._write(result, written({**ours, **changed, **ours}))
+
+    def _keep_part(self, group: Group, name: str) -> asyncio.Future[None]:
+        """An answer whose row is not complete, in the journal."""
+        self.unwritten_parts += 1
+        self._in_flight_changed()
+        kept = self._promise()
+
+        def done() -> None:
+            self.unwritten_parts -= 1
+            self._in_flight_changed()
+            self._unwritten.discard(kept)
+            _set(kept)
+
+        self._output.keep_aside(group.part_line(name), done)
+        return kept
+
+    def _write(self, result: Result, line: bytes) -> asyncio.Future[None]:
         self.answered += 1
         self.unwritten += 1
         self._in_flight_changed()
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unwritten.add(written)
-        self._put(folded(job, outcome, trace), written)
+        promise = self._promise()
+        self._put(result, line, promise)
         if self.disk_error is not None:
             self._give_up_waiting()
-        return written
+        return promise
+
+    def _promise(self) -> asyncio.Future[None]:
+        promise: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwritten.add(promise)
+        return promise
+
+    def abandon(self) -> None:
+        """Wait for no hook any more; the rows stay pending, and their answers are kept."""
+        for working in self._working:
+            working.cancel()
 
     def refuse(self, bad: BadRow, fields: Mapping[str, Any] | None) -> None:
         """A row that can not be sent becomes an error line."""
-        failure = Failure("permanent", bad.type, bad.reason)
         shown = fields if self._include_input else None
         self.unwritten_refusals += 1
-        self._put(Result(bad.index, bad.id, None, None, failure, 0, None, None, None, input=shown))
+        result = replace(unsent(bad), input=shown)
+        self._put(result, result_line(result))
 
     def keep(self, rendered: Rendered) -> None:
         """A row that an earlier run finished."""
         assert rendered.recorded is not None, "only a recorded row is kept"
         self._output.keep(rendered.row.index, rendered.recorded, reappend=rendered.decision.reappend)
-        self._tell(RowKept(ok=True, input_offset=self._feed.offset))
+        skipped = rendered.recorded["status"] == "skipped"
+        self._tell(RowKept(ok=not skipped, skipped=skipped, input_offset=self._feed.offset))
 
     def broken(self, error: StorageError) -> None:
         """The input can not be read on: what is in flight is waited for, and written."""
@@ -128,7 +212,7 @@ class Desk:
         else:
             self.disk_failed(StorageError(f"cannot write standard output: {error.strerror}"))
 
-    def _put(self, result: Result, written: asyncio.Future[None] | None = None) -> None:
+    def _put(self, result: Result, line: bytes, written: asyncio.Future[None] | None = None) -> None:
         def done() -> None:
             self._tell(RowEnded(result, self._feed.offset))
             if written is None:
@@ -139,7 +223,7 @@ class Desk:
             self._unwritten.discard(written)
             _set(written)
 
-        self._output.put(result.row, result_line(result), done)
+        self._output.put(result.row, line, done)
 
     def _give_up_waiting(self) -> None:
         """Nobody need wait for a disk that failed; the journal saves elsewhere what it was given."""

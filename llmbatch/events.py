@@ -36,6 +36,7 @@ class RowKept:
 
     ok: bool
     input_offset: int = 0
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

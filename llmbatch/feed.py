@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ from llmbatch.files.index import IdentitySet, identity_hash, identity_text
 from llmbatch.files.jsonl import parse_line, text_line
 from llmbatch.files.readers import InputFile
 from llmbatch.files.recovered import Recovered
+from llmbatch.parts import UNPREPARED, Group, Part, known_parts, prepared_job, split, whole_of
+from llmbatch.prepare import ANSWER, Preparation
 from llmbatch.records import BadRow, Line, Request, Row
 from llmbatch.rules.fingerprint import Unwritable
 from llmbatch.rules.reasons import RowError
@@ -24,9 +27,12 @@ SENT = frozenset({Verdict.DO, Verdict.RERUN_FAILED, Verdict.CHANGED_RERUN})
 
 
 class Rendered:
-    """One row as it was found: what it asks for, or why it can not be sent, and what earlier runs say of it."""
+    """One row as it was found: what it asks for, or why it can not be sent, and what earlier runs say of it.
 
-    __slots__ = ("decision", "key", "line", "recorded", "request", "row")
+    A row with tasks has ``parts``; its ``request`` is then that of the first that can be sent.
+    """
+
+    __slots__ = ("decision", "key", "line", "parts", "recorded", "request", "row")
 
     def __init__(
         self,
@@ -36,7 +42,9 @@ class Rendered:
         key: str | None,
         decision: Decision,
         recorded: Mapping[str, Any] | None,
+        parts: Mapping[str, Part] | None = None,
     ) -> None:
+        self.parts = parts
         self.line = line
         self.row = row
         self.request = request
@@ -52,7 +60,8 @@ class Rendered:
 class Reading:
     """Renders the lines of one input, in order. Used by the run, and before it by the plan; owned by one task.
 
-    ``key_of`` gives a request's identity across runs.
+    ``key_of`` gives a request's identity across runs. ``row_key`` is set if a hook makes the requests: it gives that
+    of a row, or of one of its tasks.
     """
 
     def __init__(
@@ -64,7 +73,9 @@ class Reading:
         recovered: Recovered | None,
         on_change: OnChange,
         limit: int | None,
+        row_key: Callable[..., str] | None = None,
     ) -> None:
+        self._row_key = row_key
         self.source = source
         self.builder = builder
         self.rows = 0
@@ -128,36 +139,76 @@ class Reading:
         self.rows += 1
         row = self._parsed.get(line.number) or self._parse(line, self.rows)
         self._warn(line, row)
-        request: Request | BadRow = row if isinstance(row, BadRow) else self._built(row, line)
-        key = None
-        if isinstance(request, Request):
-            try:
-                key = self._key_of(request)
-            except (RowError, Unwritable) as error:
-                request = BadRow(row.index, row.line, line.offset, f"line {row.line}: {error}", row.id)
-        if self._recovered is None:
-            return Rendered(line, row, request, key, _NEW, None)
-        return self._compared(line, row, request, key, self._recovered)
+        parts = None
+        if isinstance(row, BadRow):
+            asked = Part(row, None)
+        elif (twin := self._twin(row, line)) is not None:
+            asked = Part(twin, None)
+        elif (parts := self._parts(row, line)) is not None:
+            asked = whole_of(parts)
+        elif self._row_key is not None:
+            asked = self._unprepared(row, line)
+        else:
+            asked = self._keyed(self.builder.build(row, line.offset), row, line)
+        rendered = Rendered(line, row, asked.request, asked.key, _NEW, None, parts)
+        if self._recovered is not None:
+            self._compare(rendered, self._recovered)
+        return rendered
 
-    def _built(self, row: Row, line: Line) -> Request | BadRow:
-        if row.id is not None and not self._seen.add(identity_hash(identity_text(row.id, row.index))):
-            reason = f"line {row.line}: an earlier row has the same id {row.id!r:.120}; ids must differ"
-            return BadRow(row.index, row.line, line.offset, reason, row.id, "duplicate_id")
-        return self.builder.build(row, line.offset)
+    def known(self, rendered: Rendered) -> dict[str, Mapping[str, Any]]:
+        """The good answers that earlier runs have got to parts of this row, by name."""
+        if self._recovered is None or not isinstance(rendered.row, Row):
+            return {}
+        kept = self._recovered.parts(rendered.row.id, rendered.row.index)
+        return known_parts(rendered.recorded, kept)
 
-    def _compared(
-        self, line: Line, row: Row | BadRow, request: Request | BadRow, key: str | None, recovered: Recovered
-    ) -> Rendered:
-        bad = request if isinstance(request, BadRow) else None
+    def _parts(self, row: Row, line: Line) -> dict[str, Part] | None:
+        if self._row_key is not None:
+            names = self.builder.task_names
+            return {name: self._unprepared(row, line, name) for name in names} if names else None
+        built = self.builder.parts(row, line.offset)
+        if built is None:
+            return None
+        return {name: self._keyed(request, row, line) for name, request in built.items()}
+
+    def _keyed(self, request: Request | BadRow, row: Row, line: Line) -> Part:
+        if isinstance(request, BadRow):
+            return Part(request, None)
+        try:
+            return Part(request, self._key_of(request))
+        except (RowError, Unwritable) as error:
+            return Part(BadRow(row.index, row.line, line.offset, f"line {row.line}: {error}", row.id), None)
+
+    def _unprepared(self, row: Row, line: Line, task: str | None = None) -> Part:
+        """A row whose request a hook will make."""
+        assert self._row_key is not None, "asked for by its caller"
+        try:
+            return Part(UNPREPARED, self._row_key(row.fields, task))
+        except Unwritable as error:
+            return Part(BadRow(row.index, row.line, line.offset, f"line {row.line}: {error}", row.id), None)
+
+    def _twin(self, row: Row, line: Line) -> BadRow | None:
+        if row.id is None or self._seen.add(identity_hash(identity_text(row.id, row.index))):
+            return None
+        reason = f"line {row.line}: an earlier row has the same id {row.id!r:.120}; ids must differ"
+        return BadRow(row.index, row.line, line.offset, reason, row.id, "duplicate_id")
+
+    def _compare(self, rendered: Rendered, recovered: Recovered) -> None:
+        row = rendered.row
+        bad = rendered.request if isinstance(rendered.request, BadRow) else None
         found = None if bad and bad.type == "duplicate_id" else recovered.find(row.id, row.index)
         if found is None and bad:
             found = recovered.find_unsent(row.id, row.index)
         if found is None:
-            return Rendered(line, row, request, key, _NEW, None)
-        decision = decide(
-            found.line, row=row.index, key=key, on_change=self._on_change, holds_number=found.holds_number
+            return
+        rendered.recorded = found.line
+        rendered.decision = decide(
+            found.line,
+            row=row.index,
+            key=rendered.key,
+            on_change=self._on_change,
+            holds_number=found.holds_number,
         )
-        return Rendered(line, row, request, key, decision, found.line)
 
 
 _NEW = decide(None, row=0, key=None, on_change="refuse")
@@ -174,35 +225,54 @@ class NotSent(Protocol):
         """A row that an earlier run finished."""
         ...
 
+    def complete(self, group: Group) -> Any:
+        """A row whose parts all have ended before."""
+        ...
+
     def broken(self, error: StorageError) -> None:
         """The input can not be read on."""
         ...
 
 
 class RowFeed:
-    """Jobs for the scheduler. Rows that are not sent go to the desk on the way."""
+    """Jobs for the scheduler. Rows that are not sent go to the desk on the way.
 
-    def __init__(self, reading: Reading, desk: NotSent, *, include_input: bool, ready: Callable[[], Any]) -> None:
+    ``taken`` counts rows, ``offset`` is where the next line begins. ``hooked``: answers are still worked on when they
+    are here, so they are kept apart until then.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        desk: NotSent,
+        *,
+        include_input: bool,
+        ready: Callable[[], Any],
+        hooked: bool = False,
+        preparation: Preparation | None = None,
+    ) -> None:
+        self._preparation = preparation
         self._reading = reading
         self._desk = desk
         self._include_input = include_input
         self._ready = ready
+        self._hooked = hooked
         self._lines: list[Line] = []
         self._next = 0
+        self._jobs: deque[Job] = deque()
         self.taken = 0
         self.offset = 0
 
     def take(self) -> Job | None:
-        """The next row to be sent among the lines at hand."""
-        while self._next < len(self._lines):
+        """The next request to be sent of the lines at hand."""
+        while not self._jobs:
+            if self._next == len(self._lines):
+                return None
             line = self._lines[self._next]
             self._next += 1
             self.offset = line.offset + len(line.data) + 1
-            job = self._job(self._reading.render(line))
-            if job is not None:
-                self.taken += 1
-                return job
-        return None
+            self._take(self._reading.render(line))
+        return self._jobs.popleft()
 
     async def refill(self) -> bool:
         """Wait until the output has room, then for further lines. False at the end of the input."""
@@ -214,14 +284,28 @@ class RowFeed:
             self._desk.broken(error)
         return bool(self._lines)
 
-    def _job(self, rendered: Rendered) -> Job | None:
+    def _take(self, rendered: Rendered) -> None:
         if rendered.decision.verdict not in SENT:
             self._desk.keep(rendered)
-            return None
+            return
         fields = rendered.row.fields if isinstance(rendered.row, Row) else None
         if isinstance(rendered.request, BadRow):
             self._desk.refuse(rendered.request, fields)
-            return None
+            return
         assert rendered.key is not None, "a row that renders has a key"
-        shown = fields if self._include_input else None
-        return Job(rendered.row.index, rendered.row.id, rendered.key, rendered.request, shown, rendered.failed_before)
+        self.taken += 1
+        row, shown = rendered.row, fields if self._include_input else None
+        job = Job(row.index, row.id, rendered.key, rendered.request, shown, rendered.failed_before)
+        prepared = None
+        if self._preparation is not None:
+            assert isinstance(row, Row), "a row that renders is none that is bad"
+            prepared = self._preparation.of(row)
+        if rendered.parts is None and not self._hooked:
+            self._jobs.append(prepared_job(job, prepared, ANSWER))
+            return
+        parts = rendered.parts or {ANSWER: Part(rendered.request, rendered.key)}
+        known = self._reading.known(rendered)
+        group, jobs = split(job, parts, fields or {}, known, prepared, tasks=rendered.parts is not None)
+        self._jobs.extend(jobs)
+        if group.complete:
+            self._desk.complete(group)

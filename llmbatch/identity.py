@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from llmbatch.options import RunOptions
 from llmbatch.providers.target import Target, resolve
@@ -45,3 +47,26 @@ class Identity:
             if len(self._endpoints) < _MOST_ENDPOINTS:
                 self._endpoints[endpoint] = fingerprint
         return fingerprint(provider.encode(request))
+
+
+class RowIdentity:
+    """Keys of rows that a hook prepares: of the row itself and of all that the run makes of it.
+
+    What the hook finds may be another thing the next time, and to ask it costs; so a finished row is found without it.
+    """
+
+    def __init__(self, options: RunOptions, target: Target) -> None:
+        self._fingerprint = Fingerprinter(target.url, options.generation)
+        self._about = {
+            "before": options.before,
+            "model": target.model,
+            "api": target.provider.name,
+            "template": options.template,
+            "system": options.system,
+            "params": dict(options.params),
+            "schema": options.schema,
+        }
+
+    def __call__(self, fields: Mapping[str, Any], task: str | None = None) -> str:
+        """The key of a row, or of one of its tasks (its name and template). Raises Unwritable."""
+        return self._fingerprint({**self._about, "task": task, "row": fields})

@@ -42,7 +42,17 @@ def _settings(options: RunOptions, target: Target) -> dict[str, Any]:
         "template_hash": _hash(options.template),
         "system_hash": _hash(options.system),
         "params": dict(options.params),
+        **{name: said for name, said in _questions(options).items() if said is not None},
         **({"generation": options.generation} if options.generation else {}),
+    }
+
+
+def _questions(options: RunOptions) -> dict[str, Any]:
+    """What only some runs have."""
+    return {
+        "tasks": {name: _hash(text) for name, text in options.tasks.items()} or None,
+        "before": options.before,
+        "after": options.after,
     }
 
 

@@ -84,7 +84,9 @@ class RunOptions:
     ``max_failures`` is a number of rows or a share such as ``"5%"``; None is the default fuse (rules/fuse.py).
     ``max_ambiguous_cost_usd`` bounds what may have been billed without a usable answer; an unknown sum passes it.
     Another ``generation`` asks the same rows for another sample: to it, finished ones have changed.
-    ``template`` and ``system`` are the texts themselves. ``concurrency`` None means auto.
+    ``template`` and ``system`` are the texts themselves; ``tasks`` are templates by name, for several questions about
+    each row. ``before`` and ``after`` are hooks, as ``module:function``; plain functions run in threads, or in
+    ``hook_processes`` processes. ``concurrency`` None means auto.
     """
 
     input: str
@@ -100,6 +102,11 @@ class RunOptions:
     template: str | None = None
     system: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
+    before: str | None = None
+    after: str | None = None
+    hook_processes: int | None = None
     input_format: Literal["auto", "jsonl", "text"] = "auto"
     limit: int | None = None
     concurrency: int | None = None
@@ -132,6 +139,11 @@ class RunOptions:
         _positive("--max-attempts", self.retry.attempts)
         _positive("--max-ambiguous-cost", self.max_ambiguous_cost_usd)
         _ = self.failure_limit
+        if self.tasks and self.template is not None:
+            raise OptionsError("--template is one question and --task one of several: give one of the two")
+        if self.hook_processes is not None and self.before is None and self.after is None:
+            raise OptionsError("--hook-processes is about hooks: add --before or --after module:function")
+        _positive("--hook-processes", self.hook_processes)
         if self.generation < 0:
             raise OptionsError(f"--generation counts from 0, not {self.generation}")
         if (self.output or "").lower().endswith(_OTHER_FORMATS):

@@ -58,6 +58,10 @@ class Output(Protocol):
         """Hand over one line, without waiting; ``done`` is called when it is in the journal."""
         ...
 
+    def keep_aside(self, line: bytes, done: Callable[[], None]) -> None:
+        """A line for the journal alone; ``done`` is called when it is there."""
+        ...
+
     def keep(self, row: int, recorded: Mapping[str, Any], *, reappend: bool) -> None:
         """A row whose line of an earlier run stands; ``reappend`` if its row number changed."""
         ...
@@ -124,6 +128,9 @@ class FileOutput:
     def put(self, row: int, line: bytes, done: Callable[[], None]) -> None:
         assert self._journal is not None, "begin comes before put"
         self._journal.append(line, lambda offset: done())
+
+    def keep_aside(self, line: bytes, done: Callable[[], None]) -> None:
+        self.put(0, line, done)
 
     def keep(self, row: int, recorded: Mapping[str, Any], *, reappend: bool) -> None:
         if reappend and self._journal is not None:
@@ -204,6 +211,12 @@ class StdoutOutput:
             written(None)
         else:
             self._journal.append(line, written)
+
+    def keep_aside(self, line: bytes, done: Callable[[], None]) -> None:
+        if self._journal is None:
+            done()
+        else:
+            self._journal.append(line, lambda offset: done())
 
     def keep(self, row: int, recorded: Mapping[str, Any], *, reappend: bool) -> None:
         line = again_line(recorded, row)

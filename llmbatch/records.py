@@ -210,10 +210,12 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of output: exactly one of ``reply`` and ``failure`` is set.
+    """One line of output: exactly one of ``reply`` and ``failure`` is set, and neither if a hook ``skipped`` the row.
 
     ``key`` is the fingerprint of the rendered request (``fp1:`` and 32 hex digits), None if it never rendered.
-    ``request_ids`` are those of all tries, in order; ``request_id`` is the last try's.
+    ``request_ids`` are those of all tries, in order; ``request_id`` is the last try's. ``tasks`` are the lines of the
+    row's tasks if it has any, ``partial_output`` the good answers among them where others failed, ``parts`` the results
+    of those that were asked in this run.
     """
 
     row: int
@@ -229,6 +231,10 @@ class Result:
     cost_usd: float | None = None
     input: Any = None
     request_ids: tuple[str, ...] = ()
+    tasks: Mapping[str, Mapping[str, Any]] | None = None
+    partial_output: Mapping[str, Any] | None = None
+    parts: tuple[Result, ...] = ()
+    skipped: bool = False
 
     @property
     def ok(self) -> bool:
@@ -242,6 +248,10 @@ class Result:
 
 class Stopped(Exception):
     """The run is draining and this row was not sent, or not again; it stays pending."""
+
+
+class Skipped(Exception):
+    """A hook said that this row is not to be sent."""
 
 
 class Call(Protocol):

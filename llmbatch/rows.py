@@ -11,11 +11,13 @@ from llmbatch.errors import InputError, ProviderStopped
 from llmbatch.events import Event, Listener
 from llmbatch.identity import Identity, target_of
 from llmbatch.options import RunOptions
-from llmbatch.records import BadRow, Failure, Reply, Request, Result, Row, Trace
+from llmbatch.parts import Part, split, unsent, whole_of
+from llmbatch.prepare import builder_of
+from llmbatch.providers.target import Target
+from llmbatch.records import BadRow, Request, Result, Row, Trace
 from llmbatch.rules.fingerprint import Unwritable
 from llmbatch.rules.reasons import RowError
-from llmbatch.rules.request import RequestBuilder
-from llmbatch.scheduler import Job, folded
+from llmbatch.scheduler import Job, Outcome, folded
 from llmbatch.sender import Sender
 from llmbatch.stopping import Stop, StopReason
 
@@ -36,23 +38,8 @@ async def stream_rows(
     target = target_of(options)
     sender = Sender(options, target, listen or _nobody, stop)
     results = _Results()
-    builder = RequestBuilder(
-        model=target.model, template=options.template, system=options.system, params=options.params
-    )
-    key_of = Identity(target, options.generation)
-
-    def job(row: Row) -> Job | None:
-        request = builder.build(row)
-        if isinstance(request, Request):
-            try:
-                return Job(row.index, row.id, key_of(request), request)
-            except (RowError, Unwritable) as error:
-                request = BadRow(row.index, row.line, 0, f"row {row.index}: {error}", row.id)
-        failure = Failure("permanent", request.type, request.reason)
-        results.add(Result(row.index, row.id, None, None, failure, 0, None, None, None))
-        return None
-
-    sending = asyncio.create_task(sender.send(_Feed(rows, job, results.room), results.finish))
+    rows_jobs = _Jobs(options, target, results)
+    sending = asyncio.create_task(sender.send(_Feed(rows, rows_jobs.of, results.room), results.finish))
     sending.add_done_callback(results.end)
     try:
         async for result in results:
@@ -63,6 +50,38 @@ async def stream_rows(
     finally:
         stop.request(StopReason("the consumer left", 130))
         sending.cancel()
+
+
+class _Jobs:
+    """From a row to the requests that it asks for."""
+
+    def __init__(self, options: RunOptions, target: Target, results: _Results) -> None:
+        self._builder = builder_of(options, target)
+        self._key_of = Identity(target, options.generation)
+        self._results = results
+
+    def of(self, row: Row) -> list[Job]:
+        """None of them if the row can not be sent: its Result says so."""
+        built = self._builder.parts(row)
+        if built is None:
+            whole = self._keyed(row, self._builder.build(row))
+        else:
+            parts = {name: self._keyed(row, request) for name, request in built.items()}
+            whole = whole_of(parts)
+        if isinstance(whole.request, BadRow):
+            self._results.add(unsent(whole.request))
+            return []
+        assert whole.key is not None, "what can be sent has a key"
+        job = Job(row.index, row.id, whole.key, whole.request)
+        return [job] if built is None else split(job, parts, row.fields, {}, None, tasks=True)[1]
+
+    def _keyed(self, row: Row, request: Request | BadRow) -> Part:
+        if isinstance(request, BadRow):
+            return Part(request, None)
+        try:
+            return Part(request, self._key_of(request))
+        except (RowError, Unwritable) as error:
+            return Part(BadRow(row.index, row.line, 0, f"row {row.index}: {error}", row.id), None)
 
 
 def _nobody(event: Event) -> None:
@@ -78,8 +97,15 @@ class _Results:
         self._taken = asyncio.Event()
         self._ended = False
 
-    def finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> None:
-        self.add(folded(job, outcome, trace))
+    def finish(self, job: Job, outcome: Outcome, trace: Trace) -> None:
+        result = folded(job, outcome, trace)
+        if job.group is None:
+            self.add(result)
+            return
+        assert job.part is not None, "a job of a group is one of its parts"
+        job.group.end(job.part, result)
+        if job.group.complete:
+            self.add(job.group.result())
 
     def add(self, result: Result) -> None:
         self._waiting.append(result)
@@ -113,18 +139,17 @@ class _Feed:
     def __init__(
         self,
         rows: Iterable[Mapping[str, Any] | str] | AsyncIterable[Mapping[str, Any] | str],
-        job: Callable[[Row], Job | None],
+        jobs: Callable[[Row], list[Job]],
         room: Callable[[], Any],
     ) -> None:
         self._rows = _each(rows)
-        self._job = job
+        self._jobs = jobs
         self._room = room
-        self._next: Job | None = None
+        self._next: deque[Job] = deque()
         self._index = 0
 
     def take(self) -> Job | None:
-        job, self._next = self._next, None
-        return job
+        return self._next.popleft() if self._next else None
 
     async def refill(self) -> bool:
         while True:
@@ -133,8 +158,8 @@ class _Feed:
             if fields is _END:
                 return False
             self._index += 1
-            self._next = self._job(_row(fields, self._index))
-            if self._next is not None:
+            self._next.extend(self._jobs(_row(fields, self._index)))
+            if self._next:
                 return True
 
 

@@ -19,14 +19,14 @@ from llmbatch.files.journal import DiskListener
 from llmbatch.files.readers import InputFile, open_input
 from llmbatch.files.recovered import Recovered
 from llmbatch.files.spill import spill_directories, state_directory
-from llmbatch.identity import Identity, target_of
+from llmbatch.identity import Identity, RowIdentity, target_of
 from llmbatch.manifest import manifest, pipe_identity
 from llmbatch.opening import look_at_file, look_at_stdout, open_file_output, open_stdout_output, refuse_streams
 from llmbatch.options import STDIO, RunOptions
 from llmbatch.output import Output
 from llmbatch.plan import Planned, plan, refuse_changes
+from llmbatch.prepare import Preparation, builder_of
 from llmbatch.records import Stopped
-from llmbatch.rules.request import RequestBuilder
 from llmbatch.sender import PROVIDER_STOPPED, Sender
 from llmbatch.stopping import Stop
 from llmbatch.summary import Snapshot, Summary
@@ -51,14 +51,17 @@ class Run:
         self._listen = listen
         self._stop = stop or Stop()
         self._target = target_of(options)
-        self._builder = RequestBuilder(
-            model=self._target.model, template=options.template, system=options.system, params=options.params
-        )
+        self._builder = builder_of(options, self._target)
         self._key_of = Identity(self._target, options.generation)
+        self._hooks: Any = None
         self._in_vain = 0
         self._in_flight = InFlight(self._count_in_flight, lambda number: self._output.note_in_flight(number))
         self._desk = Desk(
-            self._stop, self._tell, include_input=options.include_input, in_flight_changed=self._in_flight.changed
+            self._stop,
+            self._tell,
+            include_input=options.include_input,
+            in_flight_changed=self._in_flight.changed,
+            after=None if self._hooks is None else self._hooks.after_or_none,
         )
         self._output: Output
         self._sender: Sender
@@ -94,7 +97,15 @@ class Run:
             reading = self._reading(source, self._output.recovered)
             self._stop.when_requested(reading.interrupt)
             self._stop.when_abandoned(self._output.abandon)
-            feed = RowFeed(reading, self._desk, include_input=self.options.include_input, ready=self._output.room)
+            self._stop.when_abandoned(self._desk.abandon)
+            feed = RowFeed(
+                reading,
+                self._desk,
+                include_input=self.options.include_input,
+                ready=self._output.room,
+                hooked=self.options.after is not None,
+                preparation=self._preparation(),
+            )
             self._desk.open(self._output, feed)
             try:
                 await self._sender.send(feed, self._desk.finish)
@@ -215,7 +226,13 @@ class Run:
             recovered=recovered,
             on_change=on_change,
             limit=self.options.limit,
+            row_key=None if self.options.before is None else RowIdentity(self.options, self._target),
         )
+
+    def _preparation(self) -> Preparation | None:
+        if self._hooks is None or self.options.before is None:
+            return None
+        return Preparation(self._hooks.before, self._builder, self._key_of)
 
     def _stands(self, planned: Planned) -> bool:
         """Whether OUT is what this run would write. The line of a row that came back may stand behind others'."""
@@ -267,7 +284,7 @@ class Run:
 
     def _count_in_flight(self) -> int:
         """What a kill would cost now: answers on their way, and tries in vain of rows that have no line yet."""
-        return self._sender.in_flight + self._desk.unwritten + self._in_vain
+        return self._sender.in_flight + self._desk.unwritten + self._desk.unwritten_parts + self._in_vain
 
     # Ending
 

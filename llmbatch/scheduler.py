@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Result, Stopped, Trace
+from llmbatch.records import Attempt, Call, CallFailed, Failure, Reply, Request, Result, Skipped, Stopped, Trace
 
 # Rows that rest between tries cost some kilobytes each; beyond this many no further row is taken.
 MAX_RESTING = 5_000
@@ -23,7 +23,9 @@ START_TOGETHER = 50
 class Job:
     """A row that is to be sent; ``input`` is what is shown of it beside its result.
 
-    ``failed_before`` says that an earlier run has sent it in vain.
+    ``failed_before`` says that an earlier run has sent it in vain. Of a row that asks several things ``part`` is the
+    name of this one, and ``group`` (parts.Group) what joins them. ``prepare``, if there is one, makes the request when
+    it is to be sent.
     """
 
     row: int
@@ -32,11 +34,18 @@ class Job:
     request: Request
     input: Any = None
     failed_before: bool = False
+    part: str | None = None
+    group: Any = None
+    prepare: Callable[[], Awaitable[Request]] | None = None
 
 
-def folded(job: Job, outcome: Reply | Failure, trace: Trace) -> Result:
+Outcome = Reply | Failure | None
+"""How a job ended; None if a hook left its row out."""
+
+
+def folded(job: Job, outcome: Outcome, trace: Trace) -> Result:
     """A job, how it ended and the diary of its tries, as the Result that is written."""
-    last = trace.attempts[-1]
+    last = trace.attempts[-1] if trace.attempts else _NEVER_SENT
     return Result(
         row=job.row,
         id=job.id,
@@ -44,14 +53,18 @@ def folded(job: Job, outcome: Reply | Failure, trace: Trace) -> Result:
         reply=outcome if isinstance(outcome, Reply) else None,
         failure=outcome if isinstance(outcome, Failure) else None,
         attempts=len(trace.attempts),
-        latency_s=last.latency_s,
+        latency_s=last.latency_s if trace.attempts else None,
         first_token_s=last.first_token_s,
         request_id=last.request_id,
         ambiguous=trace.ambiguous,
         cost_usd=trace.cost_usd,
         input=job.input,
         request_ids=_request_ids(trace),
+        skipped=outcome is None,
     )
+
+
+_NEVER_SENT = Attempt(sent_s=0.0)
 
 
 def _request_ids(trace: Trace) -> tuple[str, ...]:
@@ -71,7 +84,7 @@ class Feed(Protocol):
         ...
 
 
-Finish = Callable[[Job, Reply | Failure, Trace], Awaitable[None] | None]
+Finish = Callable[[Job, Outcome, Trace], Awaitable[None] | None]
 """Takes the outcome of a job without waiting. What it returns is awaited before the worker takes its next row, so
 that rows under way and rows not yet written are together never more than the capacity."""
 
@@ -203,9 +216,13 @@ class Scheduler:
     async def _do(self, job: Job) -> None:
         trace = Trace(failed_before=job.failed_before)
         try:
-            outcome: Reply | Failure = await self._call(job.request, trace)
+            if job.prepare is not None:
+                job = replace(job, request=await job.prepare())
+            outcome: Outcome = await self._call(job.request, trace)
         except CallFailed as failed:
             outcome = failed.failure
+        except Skipped:
+            outcome = None
         except Stopped:
             return
         written = self._finish(job, outcome, trace)

@@ -31,7 +31,7 @@ from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.pace import Pace
 from llmbatch.rules.redact import Redactor
 from llmbatch.rules.window import window_for
-from llmbatch.scheduler import Feed, Finish, Job, Scheduler
+from llmbatch.scheduler import Feed, Finish, Job, Outcome, Scheduler
 from llmbatch.stopping import Stop, StopReason
 
 if TYPE_CHECKING:
@@ -286,10 +286,12 @@ class Sender:
         path = urlsplit(self._target.base_url).path
         return replace(self._target, base_url=f"{here.scheme}://{here.netloc}{path}")
 
-    def _finished(self, job: Job, outcome: Reply | Failure, trace: Trace) -> Awaitable[None] | None:
+    def _finished(self, job: Job, outcome: Outcome, trace: Trace) -> Awaitable[None] | None:
         if isinstance(outcome, Reply):
             trace.cost_usd = self._prices.cost_usd(outcome, job.request.model)
         written = self._finish(job, outcome, trace)
+        if outcome is None:
+            return written
         if isinstance(outcome, Reply):
             self._fuse.good()
             self._outage.answered()
@@ -325,10 +327,9 @@ class Sender:
         self._scheduler.stop()
         self._stack.limiter.close()
         grace_s = self._options.drain_s
-        in_flight = self._stack.limiter.in_flight
-        if in_flight == 0:
-            return
-        self._listen(Draining(in_flight, grace_s, self._stop.reason.why))
+        if (in_flight := self._stack.limiter.in_flight) > 0:
+            self._listen(Draining(in_flight, grace_s, self._stop.reason.why))
+        # Also with nothing in flight: hooks may be at work.
         self._patience = asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
 
 

@@ -18,7 +18,7 @@ from llmbatch.events import (
     Status,
 )
 from llmbatch.meters import Histogram, RecentRate
-from llmbatch.records import Failure, Reply, Usage
+from llmbatch.records import Failure, Reply, Result, Usage
 from llmbatch.summary import ErrorCount, Exposure, Percentiles, Snapshot, Summary, Tokens
 
 __all__ = ["Snapshot", "Summary", "Tally"]
@@ -44,7 +44,8 @@ class Tally:
         self._rpm = rpm
         self._run: RunStarted | None = None
         self._begin()
-        self.ok = self.failed = self.kept_ok = self.kept_failed = 0
+        self.ok = self.failed = self.kept_ok = self.kept_failed = self.skipped = 0
+        self._answers = 0
         self.retries = self.rate_limited = self.ambiguous = self.maybe_billed_twice = 0
         self.in_flight_at_kill = 0
         self._ambiguous_bound = self._twice_bound = Exposure()
@@ -74,7 +75,7 @@ class Tally:
         now = self._now()
         left = self._rows_left(status)
         eta_rate = self._lately_per_s(now)
-        done = self.ok + self.failed + self.kept_ok + self.kept_failed
+        done = self.ok + self.failed + self.kept_ok + self.kept_failed + self.skipped
         return Snapshot(
             status=status,
             elapsed_s=now - self._started_s,
@@ -104,7 +105,6 @@ class Tally:
         rows: int,
         pending: int,
         exit_code: int,
-        skipped: int = 0,
         input_complete: bool = True,
         input_truncated: bool = False,
         output: str | None = None,
@@ -118,7 +118,7 @@ class Tally:
             rows=rows,
             ok=self.ok + self.kept_ok,
             failed=self.failed + self.kept_failed,
-            skipped=skipped,
+            skipped=self.skipped,
             pending=pending,
             exit_code=exit_code,
             seconds=seconds,
@@ -151,7 +151,7 @@ class Tally:
 
     @property
     def requests(self) -> int:
-        return self.ok + self._failed_attempts
+        return self._answers + self._failed_attempts
 
     @property
     def tokens(self) -> Tokens:
@@ -170,7 +170,9 @@ class Tally:
 
     def _row_kept(self, event: RowKept) -> None:
         self._offset = max(self._offset, event.input_offset)
-        if event.ok:
+        if event.skipped:
+            self.skipped += 1
+        elif event.ok:
             self.kept_ok += 1
         else:
             self.kept_failed += 1
@@ -181,10 +183,23 @@ class Tally:
         if event.input_offset > self._offset:
             self._offset = event.input_offset
         result = event.result
+        if result.skipped:
+            self.skipped += 1
+            return
+        if result.reply is None:
+            self._row_failed(result.failure)
+        else:
+            self.ok += 1
+        for answer in result.parts or (result,):
+            self._count_answer(answer, now)
+
+    def _count_answer(self, result: Result, now: float) -> None:
+        """What one request of a row cost and brought; a bad answer may have been paid for too."""
         if result.cost_usd is not None:
             self._cost_usd = (self._cost_usd or 0.0) + result.cost_usd
         if result.reply is None:
-            self._row_failed(result.failure)
+            if result.failure is not None and result.failure.usage is not None:
+                self._count_tokens(result.failure.usage)
             return
         self._requests_rate.add(now)
         self._answered(result.reply)
@@ -196,7 +211,7 @@ class Tally:
             self._first_token.add(result.first_token_s)
 
     def _answered(self, reply: Reply) -> None:
-        self.ok += 1
+        self._answers += 1
         self._count_tokens(reply.usage)
         _count(self._finish_reasons, reply.finish_reason or "none given")
         for flag in reply.flags:
@@ -253,7 +268,7 @@ class Tally:
         run = self._run
         if run is None:
             return None
-        done = self.ok + self.failed + self.kept_ok + self.kept_failed
+        done = self.ok + self.failed + self.kept_ok + self.kept_failed + self.skipped
         if run.rows is not None:
             return max(run.rows - done, 0)
         if not run.input_bytes or not 0 < self._offset <= run.input_bytes:

@@ -43,6 +43,20 @@ def text_or_file(text: str | None, flag: str) -> str | None:
         raise OptionsError(f"{flag} @{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
 
 
+def tasks(pairs: Iterable[str]) -> dict[str, str]:
+    """``name=template`` or ``name=@file`` -> the template by name, in the order given."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            raise OptionsError(f"--task {pair[:60]!r}: write NAME=TEMPLATE or NAME=@FILE, the name as in a program")
+        if name in found:
+            raise OptionsError(f"--task {name} is given twice")
+        found[name] = text_or_file(text, f"--task {name}") or ""
+    return found
+
+
 def params(pairs: Iterable[str], flag: str = "--param") -> dict[str, Any]:
     """``temperature=0.2`` -> {"temperature": 0.2}: the value is JSON if it is valid JSON, else text.
 

@@ -72,6 +72,26 @@ def run(
     template: Annotated[
         str | None, typer.Option("-t", "--template", help="Jinja2 text with the row's fields, or @FILE.")
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEMPLATE",
+            help="One of several questions about each row, asked at the same time; the template is text or @FILE. "
+            "Repeatable; the output is an object with an answer for each name.",
+        ),
+    ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Called with each row; gives a row, a prompt, messages, or None to skip."
+        ),
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="MODULE:FUNCTION", help="Called with each good result; gives the result.")
+    ] = None,
+    hook_processes: Annotated[
+        int | None, typer.Option(metavar="N", help="Run hooks that are plain functions in N processes, not in threads.")
+    ] = None,
     system: Annotated[
         str | None, typer.Option("-s", "--system", help="The system message, a template too, or @FILE.")
     ] = None,
@@ -181,6 +201,10 @@ def run(
             allow_http=allow_http,
             ca_file=ca_file,
             template=parse.text_or_file(template, "--template"),
+            tasks=parse.tasks(task or ()),
+            before=before,
+            after=after,
+            hook_processes=hook_processes,
             system=parse.text_or_file(system, "--system"),
             params=parse.params(param or ()),
             input_format=input_format,

@@ -17,7 +17,7 @@ from llmbatch.files.index import IdentityIndex, RowTable, identity_hash, identit
 from llmbatch.files.paths import open_private
 from llmbatch.rules.resume import settle
 
-_STATUS = ("ok", "error")
+_STATUS = ("ok", "error", "skipped")
 _READ_BYTES = 4096  # most lines in one read, little to copy
 
 
@@ -33,8 +33,9 @@ class Found:
 class Recovered:
     """The standing lines of a journal or a sealed file, found by row identity; a line is read only when asked for.
 
-    About 30 bytes a row. ``ok`` and ``failed`` count standing lines (``unrendered`` of the failed never became a
-    request), ``paid_twice`` the answers dropped because the same request had one already. ``end`` is the size in bytes.
+    About 30 bytes a row. ``ok`` (with the skipped) and ``failed`` count standing lines (``unrendered`` of the failed
+    never became a request), ``paid_twice`` the answers dropped because the same request had one already. ``end`` is
+    the size in bytes.
     Close it, or use it as a context manager.
     """
 
@@ -50,6 +51,7 @@ class Recovered:
         self.by_row = RowTable()
         self._sealed = True  # until a run begins: the lines before are in the order in which seal wrote them
         self._index = IdentityIndex()
+        self._parts: dict[str, dict[str, int]] = {}
         self._fd = open_private(path, os.O_RDONLY)
 
     def __len__(self) -> int:
@@ -68,6 +70,10 @@ class Recovered:
         if offset is None or line is None:
             return None
         return Found(offset, line, self.by_row.get(line["row"]) == offset)
+
+    def parts(self, id: str | int | float | None, row: int) -> dict[str, dict[str, Any]]:
+        """The answers that are kept of this row although it has no line, by the names of its tasks."""
+        return {name: self.read(offset) for name, offset in self._parts.get(identity_text(id, row), {}).items()}
 
     def begins_with(self, rows: int) -> bool:
         """Whether the lines of the rows 1 to ``rows`` stand first, in order, as seal writes them."""
@@ -91,7 +97,7 @@ class Recovered:
 
     def close(self) -> None:
         """Let go of the file, and of the memory; the numbers stay."""
-        self._index, self.by_row = IdentityIndex(), RowTable()
+        self._index, self.by_row, self._parts = IdentityIndex(), RowTable(), {}
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):  # it was only read
@@ -105,12 +111,16 @@ class Recovered:
 
     def take(self, line: dict[str, Any], offset: int) -> None:
         """Learn the next line of the file."""
+        if "part" in line:
+            self._parts.setdefault(identity_text(line.get("id"), line["row"]), {})[line["part"]] = offset
+            return
         if "llmbatch" in line:
             if "spill_of" not in line and "repaired" not in line:
                 self.manifest = line
             self._sealed = False
             return
         text = identity_of(line)
+        self._parts.pop(text, None)  # the row's own line holds what is good of them
         if self._index.add(identity_hash(text), offset) is None:
             self._stand(line, offset)
         else:
@@ -144,11 +154,11 @@ class Recovered:
             self._count(line, -1)  # it said that this row number could not be sent; now another line speaks for it
 
     def _count(self, line: dict[str, Any], by: int) -> None:
-        if line["status"] == "ok":
-            self.ok += by
-        else:
+        if line["status"] == "error":
             self.failed += by
             self.unrendered += by * (line["key"] is None)
+        else:
+            self.ok += by
 
     def _slot(self, text: str) -> tuple[int, int | None, dict[str, Any] | None]:
         """Where this identity is or would be in the index. Hashes may collide; the line itself decides."""

@@ -63,7 +63,7 @@ class Winners:
             self._check_stale(rows)
         if failed is None:
             return
-        standing = self._failed - sum(self._line(offset)["status"] != "ok" for offset in self._by_row.above(rows))
+        standing = self._failed - sum(self._line(offset)["status"] == "error" for offset in self._by_row.above(rows))
         if standing != failed:
             raise InternalError(
                 f"{standing} rows have an error line in {self._path}, though {failed} failed; please report this"
@@ -111,7 +111,7 @@ class Winners:
                 if line is None:
                     raise StorageError(f"{self._path} is damaged at byte {offset}, where this run wrote a good line")
                 if "llmbatch" in line:
-                    self._starts += 1
+                    self._starts += "part" not in line
                 else:
                     self._take(line, offset)
                 offset += len(data)
@@ -128,8 +128,8 @@ class Winners:
                 return
             else:
                 self._displaced.append(holder)
-            self._failed -= earlier["status"] != "ok"
-        self._failed += line["status"] != "ok"
+            self._failed -= earlier["status"] == "error"
+        self._failed += line["status"] == "error"
         self._by_row.set(line["row"], offset)
 
     def _winner(self, row: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from llmbatch.errors import OptionsError
@@ -13,7 +14,7 @@ from llmbatch.rules.messages import check_messages, has_system, prompt_message
 from llmbatch.rules.params import KNOWN, checked, forbidden, is_forbidden, meant, not_json, without_overridden
 from llmbatch.rules.reasons import RowError, excerpt, kind_of, names
 
-_STRUCTURE = frozenset({"id", "custom_id", "prompt", "messages", "input", "system", "params"})
+_STRUCTURE = frozenset({"id", "custom_id", "prompt", "messages", "input", "system", "params", "tasks"})
 _READS_ROW = re.compile(r"\{[{%][^}]*\brow\b")
 # Field names remembered as harmless; rows with ever new names must not fill the memory.
 _MAX_PLAIN_NAMES = 10_000
@@ -30,7 +31,8 @@ class RequestBuilder:
     body (a line of OpenAI's or Anthropic's batch API), or ``input`` for embeddings, and may set ``system`` and the
     known parameters, at the top level or under ``params`` (which wins). With a template every field of the row is
     data for it, whatever its name, and only ``params`` sets parameters. ``system`` may be a template too; it gives
-    way to a row's own system message. Every answer must fit ``schema``.
+    way to a row's own system message. Every answer must fit ``schema``. ``tasks`` are templates by their names, each
+    of which asks something else of the same row.
 
     ``warnings`` collects what is worth saying once. Raises OptionsError for a bad template or parameter.
     """
@@ -43,31 +45,78 @@ class RequestBuilder:
         system: str | None = None,
         params: Mapping[str, Any] = _NOTHING,
         schema: Mapping[str, Any] | None = None,
+        tasks: Mapping[str, str] = _NOTHING,
     ) -> None:
         self.warnings: set[str] = set()
         self._schema = schema
         self._model = model
         self._template = _compiled(template, "--template") if template is not None else None
+        self._tasks = {name: _compiled(text, f"--task {name}") for name, text in tasks.items()}
         self._system = _compiled(system, "--system") if system else None
         self._params = _run_params(params)
         self._plain: set[str] = set(_STRUCTURE)
-        self._unused = _unused_names(template, system or "") if template is not None else set()
+        texts = [text for text in (template, *tasks.values()) if text is not None]
+        self._unused = _unused_names("\0".join(texts), system or "") if texts else set()
         self._data: list[str] = []
+
+    def parts(self, row: Row, offset: int = 0) -> dict[str, Request | BadRow] | None:
+        """What each task asks about this row, by its name; None for a row without tasks.
+
+        Tasks are templates of the run; without them and without a template, a row may have its own under ``tasks``: a
+        text, or what a row may say.
+        """
+        if self._tasks:
+            return {name: self._attempt(row, offset, self._templated, render) for name, render in self._tasks.items()}
+        own = row.fields.get("tasks") if self._template is None else None
+        if own is None:
+            return None
+        if type(own) is not dict or not own or not all(type(name) is str and name for name in own):
+            return {"tasks": self._bad(row, offset, RowError("'tasks' must be an object with a prompt for each name"))}
+        shared = {name: row.fields[name] for name in row.fields.keys() - {"id", "custom_id", "tasks"}}
+        return {name: self._attempt(row, offset, self._own_task, (shared, task)) for name, task in own.items()}
 
     def build(self, row: Row, offset: int = 0) -> Request | BadRow:
         """The row's Request, or its error row; ``offset`` is the byte offset of its line, for that error row."""
+        if self._template is not None:
+            return self._attempt(row, offset, self._templated, self._template)
+        return self._attempt(row, offset, self._request)
+
+    def build_said(self, row: Row) -> Request | BadRow:
+        """The same without the template: ``row`` says its prompt or its messages."""
+        return self._attempt(row, 0, self._request)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Of the run's tasks."""
+        return tuple(self._tasks)
+
+    def _attempt(self, row: Row, offset: int, make: Callable[..., Request], *what: Any) -> Request | BadRow:
         try:
-            return self._request(row)
+            return make(row, *what)
         except RowError as error:
-            return BadRow(row.index, row.line, offset, f"line {row.line}: {error}", row.id)
+            return self._bad(row, offset, error)
+
+    def _bad(self, row: Row, offset: int, error: RowError) -> BadRow:
+        return BadRow(row.index, row.line, offset, f"line {row.line}: {error}", row.id)
+
+    def _templated(self, row: Row, template: Render) -> Request:
+        """The fields are data for the template."""
+        message = prompt_message(template(row.fields))
+        if not self._unused.isdisjoint(row.fields):
+            self._notice_data(row.fields)
+        return self._chat(row, [message], self._params_of(row.fields, _NOTHING), own_system=None)
+
+    def _own_task(self, row: Row, given: tuple[Mapping[str, Any], Any]) -> Request:
+        """A task is a row of its own, with what the whole row says beside it."""
+        shared, task = given
+        if type(task) is str:
+            task = {"prompt": task}
+        elif type(task) is not dict:
+            raise RowError(f"a task must be a prompt or an object, not {kind_of(task)}")
+        return self._request(replace(row, fields={**shared, **task}))
 
     def _request(self, row: Row) -> Request:
         fields = row.fields
-        if self._template is not None:
-            message = prompt_message(self._template(fields))
-            if not self._unused.isdisjoint(fields):
-                self._notice_data(fields)
-            return self._chat(row, [message], self._params_of(fields, _NOTHING), own_system=None)
         if is_batch_line(fields):
             self._notice_stream_of(fields["body"])
             return self._whole(fields, *batch_body(fields, self._model, self._params))

@@ -48,7 +48,7 @@ def decide(
     """
     if recorded is None:
         return Decision(Verdict.DO, "new")
-    if recorded["status"] != "ok":
+    if recorded["status"] == "error":
         return Decision(Verdict.RERUN_FAILED, "failed before")
     moved = recorded["row"] != row or not holds_number
     if recorded["key"] != key:
@@ -71,9 +71,9 @@ _OF_THE_COPY = {"row": 0, "crc": ""}  # what differs between a line and its copy
 
 def settle(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> Settled:
     """Another request: the later line. The same request: the first ok line, except for its copy with a new number."""
-    if earlier["key"] != later["key"] or earlier["status"] != "ok":
+    if earlier["key"] != later["key"] or earlier["status"] == "error":
         return Settled(later_wins=True)
-    if later["status"] != "ok":
+    if later["status"] == "error":
         return Settled(later_wins=False)
     if {**earlier, **_OF_THE_COPY} == {**later, **_OF_THE_COPY}:
         return Settled(later_wins=True)
@@ -155,7 +155,7 @@ def rows(number: int) -> str:
     return f"{number:,} row" if number == 1 else f"{number:,} rows"
 
 
-_NAMED = ("provider", "model", "api", "endpoint")
+_NAMED = ("provider", "model", "api", "endpoint", "before")
 _HASHED = {"template_hash": "template changed", "system_hash": "system prompt changed"}
 
 
@@ -165,8 +165,9 @@ def manifest_differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) 
         return []
     named = [f"{name}: {old.get(name)} -> {new.get(name)}" for name in _NAMED if old.get(name) != new.get(name)]
     hashed = [text for name, text in _HASHED.items() if old.get(name) != new.get(name)]
+    tasks = ["tasks changed"] if old.get("tasks") != new.get("tasks") else []
     params = _params(old.get("params") or {}, new.get("params") or {})
-    return [*named, *_generation(old, new), *hashed, *params, *_input(old, new)]
+    return [*named, *_generation(old, new), *hashed, *tasks, *params, *_input(old, new)]
 
 
 def _generation(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

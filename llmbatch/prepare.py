@@ -1,0 +1,106 @@
+"""From a row to its requests just before they are sent: the user's hook prepares it, and images are read.
+
+Finished rows never come here: their key is made of the row as it stands in the input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+from llmbatch.hooks import HookError
+from llmbatch.options import RunOptions
+from llmbatch.providers.target import Target
+from llmbatch.records import BadRow, CallFailed, Failure, Request, Row, Skipped
+from llmbatch.rules.fingerprint import Unwritable
+from llmbatch.rules.reasons import RowError
+from llmbatch.rules.request import RequestBuilder
+
+Before = Callable[[dict[str, Any]], Awaitable[Any]]
+"""A hook: a row's fields in; a row, a prompt, a list of messages, or None to leave it out. Raises HookError."""
+
+
+# The name of the one request of a row that has no tasks.
+ANSWER = "answer"
+
+
+def builder_of(options: RunOptions, target: Target) -> RequestBuilder:
+    """Builds the requests of a run. Raises OptionsError."""
+    return RequestBuilder(
+        model=target.model,
+        template=options.template,
+        system=options.system,
+        params=options.params,
+        schema=options.schema,
+        tasks=options.tasks,
+    )
+
+
+class Preparation:
+    """How the rows of one run are prepared. ``check`` raises RowError or Unwritable for what can not be sent."""
+
+    def __init__(self, before: Before, builder: RequestBuilder, check: Callable[[Request], Any]) -> None:
+        self._before = before
+        self._builder = builder
+        self._check = check
+
+    def of(self, row: Row) -> Prepared:
+        """The requests of ``row``, made when the first of them is wanted."""
+        return Prepared(lambda: self._make(row))
+
+    async def _make(self, row: Row) -> Mapping[str, Request | BadRow]:
+        try:
+            given = await self._before(deepcopy(dict(row.fields)))
+        except HookError as error:
+            raise CallFailed(Failure("permanent", "hook_failed", str(error))) from None
+        if given is None:
+            raise Skipped
+        if isinstance(given, str):
+            return {ANSWER: self._sent_as_said(replace(row, fields={"prompt": given}))}
+        if isinstance(given, list):
+            return {ANSWER: self._sent_as_said(replace(row, fields={"messages": given}))}
+        row = replace(row, fields=given)
+        built = self._builder.parts(row) or {ANSWER: self._builder.build(row)}
+        return {name: self._checked(request, row) for name, request in built.items()}
+
+    def _sent_as_said(self, row: Row) -> Request | BadRow:
+        """A conversation is no data for a template."""
+        return self._checked(self._builder.build_said(row), row)
+
+    def _checked(self, request: Request | BadRow, row: Row) -> Request | BadRow:
+        if isinstance(request, Request):
+            try:
+                self._check(request)
+            except (RowError, Unwritable) as error:
+                return BadRow(row.index, row.line, 0, f"line {row.line}: after the hook: {error}", row.id)
+        return request
+
+
+class Prepared:
+    """The requests of one row; the hook runs once for all of its tasks."""
+
+    def __init__(self, make: Callable[[], Awaitable[Mapping[str, Request | BadRow]]]) -> None:
+        self._make = make
+        self._making: asyncio.Lock = asyncio.Lock()
+        self._made: Mapping[str, Request | BadRow] | Exception | None = None
+
+    async def request(self, name: str) -> Request:
+        """That of one task. Raises CallFailed if the hook or the row is no good, Skipped if the row is left out."""
+        async with self._making:
+            if self._made is None:
+                try:
+                    self._made = await self._make()
+                except (CallFailed, Skipped) as error:
+                    self._made = error
+        if isinstance(self._made, Exception):
+            raise self._made
+        # A hook that gives a conversation means it for every task.
+        request = self._made.get(name) or self._made.get(ANSWER)
+        if request is None:
+            raise CallFailed(Failure("permanent", "hook_failed", f"the hook left no task {name!r} in the row"))
+        if isinstance(request, BadRow):
+            raise CallFailed(Failure("permanent", request.type, request.reason))
+        return request
