@@ -508,3 +508,40 @@ def test_line_of_a_row_that_left_the_input_holds_no_number(paths):
     with scan(paths.out) as found:
         assert found.find("a", 1).holds_number
         assert not found.find("gone", 1).holds_number
+
+
+def part(name, row, *, id=None, status="ok", key="fp1:p"):
+    return {"llmbatch": 1, "part": name, "id": id, "row": row, "status": status, "key": key, "output": name}
+
+
+def test_answers_of_a_row_that_is_not_complete_are_found_by_their_task(paths):
+    journal(paths, MANIFEST, part("a", 1), part("b", 1), part("a", 2, id="x"), part("b", 1, key="fp1:q"), result(3))
+    with recover(paths) as found:
+        assert len(found) == 1 and found.find(None, 1) is None
+        assert {name: line["key"] for name, line in found.parts(None, 1).items()} == {"a": "fp1:p", "b": "fp1:q"}
+        assert list(found.parts("x", 9)) == ["a"]
+        assert found.parts(None, 2) == found.parts(None, 3) == {}
+        assert found.manifest == MANIFEST
+
+
+def test_a_rows_own_line_stands_for_its_parts(paths):
+    journal(paths, MANIFEST, part("a", 1), result(1, "error"), part("b", 2), result(2))
+    with recover(paths) as found:
+        assert found.parts(None, 1) == found.parts(None, 2) == {}
+        assert (found.ok, found.failed) == (1, 1)
+
+
+def test_a_skipped_row_is_no_failed_one(paths):
+    journal(paths, MANIFEST, result(1, "skipped"), result(2, "error"))
+    with recover(paths) as found:
+        assert (found.ok, found.failed) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "in_order"),
+    [([1, 2, 3], 3, True), ([1, 2, 3], 2, True), ([1, 2], 3, False), ([2, 1], 2, False), ([1, 3, 2], 2, False)],
+)
+def test_whether_the_rows_of_a_sealed_file_stand_first_and_in_order(paths, rows, asked, in_order):
+    paths.out.write_bytes(b"".join(dump(result(row, id=f"r{row}")) for row in rows))
+    with scan(paths.out) as found:
+        assert found.begins_with(asked) is in_order

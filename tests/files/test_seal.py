@@ -278,3 +278,10 @@ def test_other_errors_than_were_counted_are_a_bug_and_the_journal_stays(paths, f
     assert paths.partial.read_bytes() == before
     assert not paths.out.exists()
     assert seal(paths, 2, failed=1) == Sealed(3, 1)
+
+
+def test_what_is_kept_of_tasks_is_left_out(paths):
+    kept = {**MANIFEST, "part": "a", **result(1, output="x")}
+    paths.partial.write_bytes(b"".join(map(dump, [MANIFEST, kept, result(1, key="fp1:b")])))
+    assert seal(paths, 1, failed=0) == Sealed(1, 0)
+    assert paths.out.read_bytes() == dump(result(1, key="fp1:b"))
