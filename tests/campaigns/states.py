@@ -557,6 +557,7 @@ class States(RuleBasedStateMachine):
             if what == "renamed":
                 os.rename(target, source)
             else:
+                Path(source).unlink(missing_ok=True)  # made anew under this name: that is undone with it
                 os.link(target, source)
         for path in self.work.glob("*out.jsonl*"):
             status = path.stat()
