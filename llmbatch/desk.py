@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -125,15 +124,14 @@ class Desk:
         """The user's hook, then the line. Its answers are in the journal: whatever happens here, they are not lost."""
         line = {**line_of(result), "input": group.fields}
         try:
-            changed = await after(deepcopy(line))
+            changed = await after(line)
         except HookError as error:
             result = group.failed(Failure("permanent", "hook_failed", str(error)))
             await self._write(result, result_line(result))
             return
         if group.input is None:
             changed.pop("input", None)
-        ours = {name: line[name] for name in _OURS if name in line}
-        await self._write(result, written({**ours, **changed, **ours}))
+        await self._write(result, written(_merged(line, changed)))
 
     def _keep_part(self, group: Group, name: str) -> asyncio.Future[None]:
         """An answer whose row is not complete, in the journal."""
@@ -164,6 +162,11 @@ class Desk:
         promise: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unwritten.add(promise)
         return promise
+
+    async def settle(self) -> None:
+        """Wait for the hooks that are still at work."""
+        while self._working:
+            await asyncio.wait(self._working)
 
     def abandon(self) -> None:
         """Wait for no hook any more; the rows stay pending, and their answers are kept."""
@@ -229,6 +232,12 @@ class Desk:
         """Nobody need wait for a disk that failed; the journal saves elsewhere what it was given."""
         while self._unwritten:
             _set(self._unwritten.pop())
+
+
+def _merged(line: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """What the hook gave, in the order of our line, but for what it can not change."""
+    ours = {name: line[name] if name in _OURS else changed[name] for name in line if name in _OURS or name in changed}
+    return {**ours, **{name: value for name, value in changed.items() if name not in _OURS}}
 
 
 def _set(future: asyncio.Future[None]) -> None:

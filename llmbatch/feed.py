@@ -162,6 +162,13 @@ class Reading:
         kept = self._recovered.parts(rendered.row.id, rendered.row.index)
         return known_parts(rendered.recorded, kept)
 
+    def requests_of(self, rendered: Rendered) -> int:
+        """How many requests this row needs that earlier runs have not had answered."""
+        if rendered.parts is None:
+            return 1
+        known = {(name, line["key"]) for name, line in self.known(rendered).items()}
+        return sum(part.key is not None and (name, part.key) not in known for name, part in rendered.parts.items())
+
     def _parts(self, row: Row, line: Line) -> dict[str, Part] | None:
         if self._row_key is not None:
             names = self.builder.task_names

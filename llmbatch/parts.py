@@ -130,6 +130,7 @@ class Group:
             failure=replace(failure, usage=good.reply.usage if good.reply else None),
             tasks=dict(self._lines),
             partial_output=outputs,
+            parts=tuple(self._results.values()),
         )
 
     def result(self) -> Result:

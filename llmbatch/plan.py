@@ -70,7 +70,7 @@ async def plan(reading: Reading) -> Planned:
                 if len(planned.bad_examples) < MAX_EXAMPLES:
                     planned.bad_examples.append(rendered.request.reason)
             elif rendered.decision.verdict in SENT:
-                planned.to_send += 1
+                planned.to_send += reading.requests_of(rendered)
                 planned.prompt_bytes += len(line.data)
     planned.truncated = reading.source.truncated
     planned.warnings = reading.warnings

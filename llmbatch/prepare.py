@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbatch.hooks import HookError
 from llmbatch.options import RunOptions
@@ -22,6 +21,9 @@ from llmbatch.rules.request import RequestBuilder
 Before = Callable[[dict[str, Any]], Awaitable[Any]]
 """A hook: a row's fields in; a row, a prompt, a list of messages, or None to leave it out. Raises HookError."""
 
+
+if TYPE_CHECKING:
+    from llmbatch.hooks.calling import Hooks
 
 # The name of the one request of a row that has no tasks.
 ANSWER = "answer"
@@ -39,6 +41,15 @@ def builder_of(options: RunOptions, target: Target) -> RequestBuilder:
     )
 
 
+def hooks_of(options: RunOptions, notice: Callable[[str], None]) -> Hooks | None:
+    """The user's functions, loaded; None if the run has none. Raises OptionsError."""
+    if options.before is None and options.after is None:
+        return None
+    from llmbatch.hooks.calling import Hooks
+
+    return Hooks(options.before, options.after, options.hook_processes, notice)
+
+
 class Preparation:
     """How the rows of one run are prepared. ``check`` raises RowError or Unwritable for what can not be sent."""
 
@@ -53,7 +64,7 @@ class Preparation:
 
     async def _make(self, row: Row) -> Mapping[str, Request | BadRow]:
         try:
-            given = await self._before(deepcopy(dict(row.fields)))
+            given = await self._before(dict(row.fields))
         except HookError as error:
             raise CallFailed(Failure("permanent", "hook_failed", str(error))) from None
         if given is None:

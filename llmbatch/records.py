@@ -233,7 +233,7 @@ class Result:
     request_ids: tuple[str, ...] = ()
     tasks: Mapping[str, Mapping[str, Any]] | None = None
     partial_output: Mapping[str, Any] | None = None
-    parts: tuple[Result, ...] = ()
+    parts: tuple[Result, ...] | None = None
     skipped: bool = False
 
     @property

@@ -25,7 +25,7 @@ from llmbatch.opening import look_at_file, look_at_stdout, open_file_output, ope
 from llmbatch.options import STDIO, RunOptions
 from llmbatch.output import Output
 from llmbatch.plan import Planned, plan, refuse_changes
-from llmbatch.prepare import Preparation, builder_of
+from llmbatch.prepare import Preparation, builder_of, hooks_of
 from llmbatch.records import Stopped
 from llmbatch.sender import PROVIDER_STOPPED, Sender
 from llmbatch.stopping import Stop
@@ -53,7 +53,7 @@ class Run:
         self._target = target_of(options)
         self._builder = builder_of(options, self._target)
         self._key_of = Identity(self._target, options.generation)
-        self._hooks: Any = None
+        self._hooks = hooks_of(options, lambda text: self._tell(Notice("warning", text)))
         self._in_vain = 0
         self._in_flight = InFlight(self._count_in_flight, lambda number: self._output.note_in_flight(number))
         self._desk = Desk(
@@ -98,6 +98,8 @@ class Run:
             self._stop.when_requested(reading.interrupt)
             self._stop.when_abandoned(self._output.abandon)
             self._stop.when_abandoned(self._desk.abandon)
+            if self._hooks is not None:
+                await stack.enter_async_context(self._hooks)
             feed = RowFeed(
                 reading,
                 self._desk,
@@ -109,6 +111,7 @@ class Run:
             self._desk.open(self._output, feed)
             try:
                 await self._sender.send(feed, self._desk.finish)
+                await self._desk.settle()
             except BaseException:
                 await self._save_what_came()
                 raise

@@ -190,7 +190,7 @@ class Tally:
             self._row_failed(result.failure)
         else:
             self.ok += 1
-        for answer in result.parts or (result,):
+        for answer in (result,) if result.parts is None else result.parts:
             self._count_answer(answer, now)
 
     def _count_answer(self, result: Result, now: float) -> None:
