@@ -13,7 +13,7 @@ from llmbatch.files.jsonl import parse_line, text_line
 from llmbatch.files.readers import InputFile
 from llmbatch.files.recovered import Recovered
 from llmbatch.parts import UNPREPARED, Group, Part, known_parts, prepared_job, split, whole_of
-from llmbatch.prepare import ANSWER, Preparation
+from llmbatch.prepare import ANSWER, Images, Preparation
 from llmbatch.records import BadRow, Line, Request, Row
 from llmbatch.rules.fingerprint import Unwritable
 from llmbatch.rules.reasons import RowError
@@ -73,8 +73,10 @@ class Reading:
         recovered: Recovered | None,
         on_change: OnChange,
         limit: int | None,
+        images: Images,
         row_key: Callable[..., str] | None = None,
     ) -> None:
+        self.images = images
         self._row_key = row_key
         self.source = source
         self.builder = builder
@@ -182,6 +184,7 @@ class Reading:
         if isinstance(request, BadRow):
             return Part(request, None)
         try:
+            request = self.images.stamped(request)
             return Part(request, self._key_of(request))
         except (RowError, Unwritable) as error:
             return Part(BadRow(row.index, row.line, line.offset, f"line {row.line}: {error}", row.id), None)
@@ -308,11 +311,12 @@ class RowFeed:
             assert isinstance(row, Row), "a row that renders is none that is bad"
             prepared = self._preparation.of(row)
         if rendered.parts is None and not self._hooked:
-            self._jobs.append(prepared_job(job, prepared, ANSWER))
+            self._jobs.append(prepared_job(job, prepared, self._reading.images, ANSWER))
             return
         parts = rendered.parts or {ANSWER: Part(rendered.request, rendered.key)}
         known = self._reading.known(rendered)
-        group, jobs = split(job, parts, fields or {}, known, prepared, tasks=rendered.parts is not None)
+        images, tasks = self._reading.images, rendered.parts is not None
+        group, jobs = split(job, parts, fields or {}, known, prepared, images, tasks=tasks)
         self._jobs.extend(jobs)
         if group.complete:
             self._desk.complete(group)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from llmbatch.files.images import has_stand_ins
 from llmbatch.files.results import line_of, part_line
-from llmbatch.prepare import ANSWER, Prepared
+from llmbatch.prepare import ANSWER, Images, Prepared
 from llmbatch.records import BadRow, Failure, Reply, Request, Result, Usage
 from llmbatch.rules.fingerprint import fingerprint
 from llmbatch.scheduler import Job
@@ -47,6 +48,7 @@ def split(
     fields: Mapping[str, Any],
     known: Mapping[str, Mapping[str, Any]],
     prepared: Prepared | None,
+    images: Images,
     *,
     tasks: bool,
 ) -> tuple[Group, list[Job]]:
@@ -65,13 +67,15 @@ def split(
         else:
             assert part.key is not None, "a part that renders has a key"
             one = replace(job, key=part.key, request=part.request, part=name, group=group)
-            jobs.append(prepared_job(one, prepared, name))
+            jobs.append(prepared_job(one, prepared, images, name))
     return group, jobs
 
 
-def prepared_job(job: Job, prepared: Prepared | None, name: str) -> Job:
-    """``job`` with the request that a hook will make, if one does."""
-    return job if prepared is None else replace(job, prepare=partial(prepared.request, name))
+def prepared_job(job: Job, prepared: Prepared | None, images: Images, name: str) -> Job:
+    """``job`` with what is to be done before it is sent: a hook makes its request, its images are read."""
+    if prepared is not None:
+        return replace(job, prepare=partial(prepared.request, name))
+    return replace(job, prepare=partial(images.loaded, job.request)) if has_stand_ins(job.request) else job
 
 
 class Group:

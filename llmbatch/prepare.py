@@ -6,15 +6,19 @@ Finished rows never come here: their key is made of the row as it stands in the 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmbatch.files.images import stamped, with_images
 from llmbatch.hooks import HookError
-from llmbatch.options import RunOptions
+from llmbatch.options import STDIO, RunOptions
 from llmbatch.providers.target import Target
 from llmbatch.records import BadRow, CallFailed, Failure, Request, Row, Skipped
 from llmbatch.rules.fingerprint import Unwritable
+from llmbatch.rules.images import MAX_IMAGE_BYTES
 from llmbatch.rules.reasons import RowError
 from llmbatch.rules.request import RequestBuilder
 
@@ -25,6 +29,10 @@ Before = Callable[[dict[str, Any]], Awaitable[Any]]
 if TYPE_CHECKING:
     from llmbatch.hooks.calling import Hooks
 
+# Each takes a thread, and three times its size in memory.
+MOST_READ_TOGETHER = 4
+# For servers that do not say what they take.
+DEFAULT_IMAGE_BYTES = 20_000_000
 # The name of the one request of a row that has no tasks.
 ANSWER = "answer"
 
@@ -38,6 +46,7 @@ def builder_of(options: RunOptions, target: Target) -> RequestBuilder:
         params=options.params,
         schema=options.schema,
         tasks=options.tasks,
+        nonce=secrets.token_hex(8),
     )
 
 
@@ -50,17 +59,43 @@ def hooks_of(options: RunOptions, notice: Callable[[str], None]) -> Hooks | None
     return Hooks(options.before, options.after, options.hook_processes, notice)
 
 
+class Images:
+    """The images of one run that are files: their stand-ins, and the bytes when a request is sent."""
+
+    def __init__(self, options: RunOptions, target: Target) -> None:
+        self._target = target
+        self._base = Path.cwd() if options.input == STDIO else Path(options.input).absolute().parent
+        self._reading: asyncio.Semaphore | None = None
+
+    def stamped(self, request: Request) -> Request:
+        """``request`` with a stand-in for each file. Raises RowError."""
+        return stamped(request, self._base)
+
+    async def loaded(self, request: Request) -> Request:
+        """``request`` with the images themselves. Raises CallFailed."""
+        if self._reading is None:
+            self._reading = asyncio.Semaphore(MOST_READ_TOGETHER)
+        most = MAX_IMAGE_BYTES.get(self._target.dialect(request).name, DEFAULT_IMAGE_BYTES)
+        try:
+            return await with_images(request, most, self._reading)
+        except RowError as error:
+            raise CallFailed(Failure("permanent", "invalid_image", str(error))) from None
+
+
 class Preparation:
     """How the rows of one run are prepared. ``check`` raises RowError or Unwritable for what can not be sent."""
 
-    def __init__(self, before: Before, builder: RequestBuilder, check: Callable[[Request], Any]) -> None:
+    def __init__(
+        self, before: Before, builder: RequestBuilder, check: Callable[[Request], Any], images: Images
+    ) -> None:
+        self._images = images
         self._before = before
         self._builder = builder
         self._check = check
 
     def of(self, row: Row) -> Prepared:
         """The requests of ``row``, made when the first of them is wanted."""
-        return Prepared(lambda: self._make(row))
+        return Prepared(lambda: self._make(row), self._images)
 
     async def _make(self, row: Row) -> Mapping[str, Request | BadRow]:
         try:
@@ -84,6 +119,7 @@ class Preparation:
     def _checked(self, request: Request | BadRow, row: Row) -> Request | BadRow:
         if isinstance(request, Request):
             try:
+                request = self._images.stamped(request)
                 self._check(request)
             except (RowError, Unwritable) as error:
                 return BadRow(row.index, row.line, 0, f"line {row.line}: after the hook: {error}", row.id)
@@ -93,8 +129,9 @@ class Preparation:
 class Prepared:
     """The requests of one row; the hook runs once for all of its tasks."""
 
-    def __init__(self, make: Callable[[], Awaitable[Mapping[str, Request | BadRow]]]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Mapping[str, Request | BadRow]]], images: Images) -> None:
         self._make = make
+        self._images = images
         self._making: asyncio.Lock = asyncio.Lock()
         self._made: Mapping[str, Request | BadRow] | Exception | None = None
 
@@ -114,4 +151,4 @@ class Prepared:
             raise CallFailed(Failure("permanent", "hook_failed", f"the hook left no task {name!r} in the row"))
         if isinstance(request, BadRow):
             raise CallFailed(Failure("permanent", request.type, request.reason))
-        return request
+        return await self._images.loaded(request)

@@ -11,8 +11,8 @@ from llmbatch.errors import InputError, ProviderStopped
 from llmbatch.events import Event, Listener
 from llmbatch.identity import Identity, target_of
 from llmbatch.options import RunOptions
-from llmbatch.parts import Part, split, unsent, whole_of
-from llmbatch.prepare import builder_of
+from llmbatch.parts import Part, prepared_job, split, unsent, whole_of
+from llmbatch.prepare import ANSWER, Images, builder_of
 from llmbatch.providers.target import Target
 from llmbatch.records import BadRow, Request, Result, Row, Trace
 from llmbatch.rules.fingerprint import Unwritable
@@ -58,6 +58,7 @@ class _Jobs:
     def __init__(self, options: RunOptions, target: Target, results: _Results) -> None:
         self._builder = builder_of(options, target)
         self._key_of = Identity(target, options.generation)
+        self._images = Images(options, target)
         self._results = results
 
     def of(self, row: Row) -> list[Job]:
@@ -73,12 +74,15 @@ class _Jobs:
             return []
         assert whole.key is not None, "what can be sent has a key"
         job = Job(row.index, row.id, whole.key, whole.request)
-        return [job] if built is None else split(job, parts, row.fields, {}, None, tasks=True)[1]
+        if built is None:
+            return [prepared_job(job, None, self._images, ANSWER)]
+        return split(job, parts, row.fields, {}, None, self._images, tasks=True)[1]
 
     def _keyed(self, row: Row, request: Request | BadRow) -> Part:
         if isinstance(request, BadRow):
             return Part(request, None)
         try:
+            request = self._images.stamped(request)
             return Part(request, self._key_of(request))
         except (RowError, Unwritable) as error:
             return Part(BadRow(row.index, row.line, 0, f"row {row.index}: {error}", row.id), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
@@ -25,7 +26,7 @@ from llmbatch.opening import look_at_file, look_at_stdout, open_file_output, ope
 from llmbatch.options import STDIO, RunOptions
 from llmbatch.output import Output
 from llmbatch.plan import Planned, plan, refuse_changes
-from llmbatch.prepare import Preparation, builder_of, hooks_of
+from llmbatch.prepare import Images, Preparation, builder_of, hooks_of
 from llmbatch.records import Stopped
 from llmbatch.sender import PROVIDER_STOPPED, Sender
 from llmbatch.stopping import Stop
@@ -53,6 +54,7 @@ class Run:
         self._target = target_of(options)
         self._builder = builder_of(options, self._target)
         self._key_of = Identity(self._target, options.generation)
+        self._images = Images(options, self._target)
         self._hooks = hooks_of(options, lambda text: self._tell(Notice("warning", text)))
         self._in_vain = 0
         self._in_flight = InFlight(self._count_in_flight, lambda number: self._output.note_in_flight(number))
@@ -100,6 +102,8 @@ class Run:
             self._stop.when_abandoned(self._desk.abandon)
             if self._hooks is not None:
                 await stack.enter_async_context(self._hooks)
+                if self._to_stdout:
+                    stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # what hooks print is no result
             feed = RowFeed(
                 reading,
                 self._desk,
@@ -229,13 +233,14 @@ class Run:
             recovered=recovered,
             on_change=on_change,
             limit=self.options.limit,
+            images=self._images,
             row_key=None if self.options.before is None else RowIdentity(self.options, self._target),
         )
 
     def _preparation(self) -> Preparation | None:
         if self._hooks is None or self.options.before is None:
             return None
-        return Preparation(self._hooks.before, self._builder, self._key_of)
+        return Preparation(self._hooks.before, self._builder, self._key_of, self._images)
 
     def _stands(self, planned: Planned) -> bool:
         """Whether OUT is what this run would write. The line of a row that came back may stand behind others'."""
@@ -278,7 +283,7 @@ class Run:
                 endpoint=self.endpoint,
                 output=self._output.name,
                 rows=None if planned is None else planned.rows,
-                input_bytes=None if source.gzip or self.options.limit else source.size_bytes,
+                input_bytes=None if source.packed or self.options.limit else source.size_bytes,
                 done_before=0 if planned is None else planned.resume.done,
                 failed_before=0 if planned is None else planned.resume.failed_again,
             )

@@ -13,6 +13,11 @@ from unittest.mock import Mock
 import aioresponses.core
 import pytest
 from aiohttp import ClientResponse
+from hypothesis import HealthCheck, settings
+
+# How fast a machine makes examples up says nothing of what is tested.
+settings.register_profile("llmbatch", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("llmbatch")
 
 # aioresponses 0.7.9 does not know the argument that aiohttp 3.14 added.
 if "stream_writer" in inspect.signature(ClientResponse.__init__).parameters:

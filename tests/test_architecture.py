@@ -59,6 +59,7 @@ ONLY_IN = {
     "tenacity": ({"calls.retry"}, "one retry policy; a second one would multiply the attempts"),
     "aiofiles": ({"files.journal"}, "one writer"),
     "genai_prices": ({"prices"}, "one price list, imported when there is something to price"),
+    "jsonschema_rs": ({"rules.schema"}, "one schema of a run, checked in one place; slow to import"),
     "jinja2": ({"rules.template"}, "templates are sandboxed in one place"),
 }
 

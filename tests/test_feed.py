@@ -15,10 +15,14 @@ from llmbatch.errors import StorageError
 from llmbatch.feed import Reading, Rendered, RowFeed
 from llmbatch.files.readers import open_input
 from llmbatch.identity import Identity
+from llmbatch.options import RunOptions
+from llmbatch.prepare import Images
 from llmbatch.providers.target import resolve
 from llmbatch.records import BadRow
 from llmbatch.rules.request import RequestBuilder
 from llmbatch.scheduler import Job
+
+TARGET = resolve("m", "http://127.0.0.1/v1")
 
 
 class Desk:
@@ -44,10 +48,11 @@ async def reading_of(path: str, limit: int | None = None) -> Reading:
     return Reading(
         await open_input(path),
         RequestBuilder(model="m"),
-        Identity(resolve("m", "http://127.0.0.1/v1")),
+        Identity(TARGET),
         recovered=None,
         on_change="refuse",
         limit=limit,
+        images=Images(RunOptions(path), TARGET),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmbatch.rules.images import split_images, with_image_urls
 from llmbatch.rules.reasons import RowError, excerpt, kind_of
 
 # OpenAI API reference, "Create chat completion", messages.
@@ -34,8 +35,32 @@ def prompt_message(prompt: Any) -> dict[str, Any]:
     return {"role": "user", "content": prompt}
 
 
+def rendered_message(text: str, nonce: str) -> dict[str, Any]:
+    """The user's turn that a template gave: in parts if images stand in it. Raises RowError if it is empty."""
+    message = prompt_message(text)
+    parts = split_images(text, nonce)
+    return message if parts is None else {**message, "content": parts}
+
+
+def normalised(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Checked ``messages``, images in one form (rules/images.py); the same list if there are none."""
+    if not any(map(_has_image, messages)):
+        return messages
+    return [
+        {**message, "content": with_image_urls(message["content"], f"messages[{position}].content")}
+        if _has_image(message)
+        else message
+        for position, message in enumerate(messages)
+    ]
+
+
 def has_system(messages: list[dict[str, Any]]) -> bool:
     return any(message["role"] in ("system", "developer") for message in messages)
+
+
+def _has_image(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    return type(content) is list and any(part["type"] in ("image", "image_url") for part in content)
 
 
 def _says_something(message: Any, position: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from llmbatch.errors import OptionsError
 from llmbatch.records import BadRow, Request, Row
 from llmbatch.rules.batch_lines import ANTHROPIC, anthropic_body, batch_body, is_anthropic_line, is_batch_line
-from llmbatch.rules.messages import check_messages, has_system, prompt_message
+from llmbatch.rules.messages import check_messages, has_system, normalised, prompt_message, rendered_message
 from llmbatch.rules.params import KNOWN, checked, forbidden, is_forbidden, meant, not_json, without_overridden
 from llmbatch.rules.reasons import RowError, excerpt, kind_of, names
 
@@ -32,7 +32,8 @@ class RequestBuilder:
     known parameters, at the top level or under ``params`` (which wins). With a template every field of the row is
     data for it, whatever its name, and only ``params`` sets parameters. ``system`` may be a template too; it gives
     way to a row's own system message. Every answer must fit ``schema``. ``tasks`` are templates by their names, each
-    of which asks something else of the same row.
+    of which asks something else of the same row. Templates can show images if there is a ``nonce``, a word that no row
+    can know.
 
     ``warnings`` collects what is worth saying once. Raises OptionsError for a bad template or parameter.
     """
@@ -46,12 +47,14 @@ class RequestBuilder:
         params: Mapping[str, Any] = _NOTHING,
         schema: Mapping[str, Any] | None = None,
         tasks: Mapping[str, str] = _NOTHING,
+        nonce: str = "",
     ) -> None:
         self.warnings: set[str] = set()
         self._schema = schema
         self._model = model
-        self._template = _compiled(template, "--template") if template is not None else None
-        self._tasks = {name: _compiled(text, f"--task {name}") for name, text in tasks.items()}
+        self._nonce = nonce
+        self._template = _compiled(template, "--template", nonce) if template is not None else None
+        self._tasks = {name: _compiled(text, f"--task {name}", nonce) for name, text in tasks.items()}
         self._system = _compiled(system, "--system") if system else None
         self._params = _run_params(params)
         self._plain: set[str] = set(_STRUCTURE)
@@ -101,7 +104,7 @@ class RequestBuilder:
 
     def _templated(self, row: Row, template: Render) -> Request:
         """The fields are data for the template."""
-        message = prompt_message(template(row.fields))
+        message = rendered_message(template(row.fields), self._nonce)
         if not self._unused.isdisjoint(row.fields):
             self._notice_data(row.fields)
         return self._chat(row, [message], self._params_of(row.fields, _NOTHING), own_system=None)
@@ -172,7 +175,7 @@ class RequestBuilder:
         if prompt is not None:
             raise RowError("the row has both 'prompt' and 'messages': which one is meant?")
         check_messages(messages)
-        return messages  # type: ignore[no-any-return]  # check_messages saw to it
+        return normalised(messages)
 
     def _with_system(self, row: Row, messages: list[dict[str, Any]], own: Any) -> list[dict[str, Any]]:
         if own is not None and type(own) is not str:
@@ -240,7 +243,7 @@ class RequestBuilder:
             self.warnings.add("'stream' in a row is ignored: --stream says it for the run")
 
 
-def _compiled(text: str, flag: str) -> Render:
+def _compiled(text: str, flag: str, nonce: str = "") -> Render:
     """A text without template marks needs no Jinja2, which is slow to import."""
     try:
         text.encode()
@@ -250,7 +253,7 @@ def _compiled(text: str, flag: str) -> Render:
         return lambda fields: text
     from llmbatch.rules.template import RowTemplate
 
-    return RowTemplate(text, flag).render
+    return RowTemplate(text, flag, nonce).render
 
 
 def _run_params(params: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,6 +2,8 @@
 
 Import this module only where a template is used: Jinja2 takes 80 ms to import. Line ends of the template become
 ``\\n``, as Jinja2 has it; the last newline is kept. Values are data: ``{{`` inside one is never rendered again.
+
+``{{ image(path) }}`` says where an image stands; rules/images.py finds it again in the text.
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from jinja2.exceptions import SecurityError
 from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from llmbatch.errors import OptionsError
 from llmbatch.options import MAX_BODY_BYTES
 from llmbatch.rules.expansion import TooLarge, check_call, check_join, check_operator
+from llmbatch.rules.images import image_marker
 from llmbatch.rules.reasons import RowError, excerpt, names
 
 MAX_RENDERED_CHARS = MAX_BODY_BYTES
@@ -39,13 +43,20 @@ MAX_RENDERED_CHARS = MAX_BODY_BYTES
 MAX_STEPS = 1_000_000
 MAX_JSON_INDENT = 100
 _COUNTED = "llmbatch counted"
+# Names that no template can say.
+_IMAGE = "llmbatch image"
+_NONCE = "llmbatch nonce"
 
 
 class RowTemplate:
-    """A compiled template. Raises OptionsError, naming ``flag`` and the line, if ``source`` is no template."""
+    """A compiled template. Raises OptionsError, naming ``flag`` and the line, if ``source`` is no template.
 
-    def __init__(self, source: str, flag: str = "--template") -> None:
+    ``image()`` renders to a marker with ``nonce`` in it, which no row may know; without one, images have no place here.
+    """
+
+    def __init__(self, source: str, flag: str = "--template", nonce: str = "") -> None:
         self._flag = flag
+        self._nonce = nonce
         try:
             self._names = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
             self._template: Template = _ENVIRONMENT.from_string(source)
@@ -60,7 +71,7 @@ class RowTemplate:
         Raises RowError for a missing or null field, a forbidden act, a failing expression, a text without end.
         """
         try:
-            return self._bounded({**fields, "row": fields})
+            return self._bounded({**fields, "row": fields, _NONCE: self._nonce})
         except RowError:
             raise
         except UndefinedError as error:
@@ -122,6 +133,18 @@ class _Code(CodeGenerator):
         self.write("))")
 
 
+class _ImageCalls(NodeTransformer):
+    """``image(x)`` is a filter in truth: the row may have a field ``image``, and a template ``image(image)``."""
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        if not isinstance(node.node, nodes.Name) or node.node.name != "image":
+            return node
+        if len(node.args) != 1 or node.kwargs or node.dyn_args or node.dyn_kwargs:
+            raise TemplateSyntaxError("image() takes one path, or one URL", node.lineno)
+        return nodes.Filter(node.args[0], _IMAGE, [], [], None, None, lineno=node.lineno)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _Code
     context_class = _Context
@@ -132,7 +155,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
-        return tree
+        own = any(macro.name == "image" for macro in tree.find_all(nodes.Macro))
+        return tree if own else _ImageCalls().visit(tree)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         check_operator(operator, left, right)
@@ -185,6 +209,18 @@ def _counted(context: Context, values: Iterable[Any]) -> Iterator[Any]:
         yield value
 
 
+@pass_context
+def _image(context: Context, source: Any) -> str:
+    if isinstance(source, Undefined):
+        return str(source)  # says which field is missing
+    if source is None:
+        raise _NullValue
+    nonce = str(context[_NONCE])
+    if not nonce:
+        raise RowError("an image has its place in --template or --task, in the user's message")
+    return image_marker(source, nonce)
+
+
 def _format(pattern: Any, *args: Any, **named: Any) -> str:
     """Jinja2's ``format``: the ``%`` of Python, with values or with names."""
     if args and named:
@@ -227,6 +263,7 @@ def _environment() -> _Environment:
     environment.finalize = _finalize
     environment.filters.update(default=_default, d=_default, tojson=_tojson, format=_format, join=_join)
     environment.filters[_COUNTED] = _counted
+    environment.filters[_IMAGE] = _image
     for name in ("batch", "center", "indent", "replace", "round", "slice", "wordwrap"):
         environment.filters[name] = _checked(name, environment.filters[name])
     # The same row must render to the same request when the command is given again.
