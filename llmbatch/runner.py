@@ -61,7 +61,7 @@ class Run:
         self._desk = Desk(
             self._stop,
             self._tell,
-            include_input=options.include_input,
+            include_input=options.keeps_input,
             in_flight_changed=self._in_flight.changed,
             after=None if self._hooks is None else self._hooks.after_or_none,
         )
@@ -93,6 +93,8 @@ class Run:
             except Stopped:
                 return self._stopped_early(command)
             if planned is not None and planned.nothing_to_do and self._stands(planned):
+                if await self._output.renew(planned.rows):
+                    self._tell(Notice("info", f"{self._output.name} was made again"))
                 return self._already_complete(planned, command)
             await self._output.begin(manifest(self.options, self._target))
             self._tell_start(source, planned)
@@ -107,7 +109,7 @@ class Run:
             feed = RowFeed(
                 reading,
                 self._desk,
-                include_input=self.options.include_input,
+                include_input=self.options.keeps_input,
                 ready=self._output.room,
                 hooked=self.options.after is not None,
                 preparation=self._preparation(),
@@ -166,6 +168,8 @@ class Run:
             options.input, input_format=options.input_format, max_line_bytes=options.max_line_bytes
         )
         stack.callback(source.close)
+        for note in source.notes:
+            self._tell(Notice("info", note))
         if self.model is None and b'"model"' not in source.first_line:
             raise OptionsError('no model: add -m, such as -m openai/gpt-4.1-mini, or a "model" to each row')
         return source
@@ -321,8 +325,9 @@ class Run:
             exit_code=code,
             input_complete=reading.exhausted,
             input_truncated=reading.source.truncated,
-            output=STDIO if self._to_stdout else self._output.name + ("" if complete else ".partial"),
+            output=STDIO if self._to_stdout else self._output.name if complete else self._output.unfinished_name,
             next_command=command if code else None,
+            hooks={} if self._hooks is None else self._hooks.spent,
         )
         if not summary.adds_up and self._desk.disk_error is None:
             raise InternalError(f"the counts do not add up: {summary.to_json()}; please report this")

@@ -42,6 +42,15 @@ class ErrorCount:
 
 
 @dataclass(frozen=True, slots=True)
+class HookTime:
+    """What the calls of one hook took; ``longest_s`` is one call's."""
+
+    calls: int
+    seconds: float
+    longest_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Exposure:
     """What ``requests`` that may have been billed can have cost at most, all together; None is unknown."""
 
@@ -120,6 +129,7 @@ class Summary:
     no price is known, and leaves out ``answers_without_price``. ``input_complete`` is False if the run stopped
     before the end of the input: ``rows`` then counts what was read. ``input_truncated`` is True if the input itself
     ends too early (a cut gzip, a file that shrank): rows are missing. ``output`` is where the results now are.
+    ``hooks`` is what the user's own functions took, by "before" and "after".
     ``binding_shares`` are the shares of time, 0 to 1, that each bottleneck held.
     """
 
@@ -155,6 +165,7 @@ class Summary:
     output: str | None = None
     next_command: str | None = None
     notices: tuple[str, ...] = ()
+    hooks: Mapping[str, HookTime] = field(default_factory=dict)
 
     @property
     def adds_up(self) -> bool:
@@ -182,6 +193,7 @@ class Summary:
             "output": self.output,
             "next_command": self.next_command,
             "notices": list(self.notices),
+            "hooks": {name: asdict(time) for name, time in self.hooks.items()},
         }
 
 

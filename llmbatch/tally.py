@@ -19,7 +19,7 @@ from llmbatch.events import (
 )
 from llmbatch.meters import Histogram, RecentRate
 from llmbatch.records import Failure, Reply, Result, Usage
-from llmbatch.summary import ErrorCount, Exposure, Percentiles, Snapshot, Summary, Tokens
+from llmbatch.summary import ErrorCount, Exposure, HookTime, Percentiles, Snapshot, Summary, Tokens
 
 __all__ = ["Snapshot", "Summary", "Tally"]
 
@@ -110,6 +110,7 @@ class Tally:
         output: str | None = None,
         next_command: str | None = None,
         binding_shares: Mapping[str, float] | None = None,
+        hooks: Mapping[str, HookTime] | None = None,
     ) -> Summary:
         """The end of the run. ``rows`` and ``pending`` come from the reader and the journal, not from here:
         that is what makes ``Summary.adds_up`` a check."""
@@ -147,6 +148,7 @@ class Tally:
             output=output,
             next_command=next_command,
             notices=tuple(self._notices),
+            hooks=hooks or {},
         )
 
     @property

@@ -220,7 +220,7 @@ def test_names_of_the_json_summary_are_stable(tally: Tally) -> None:
         " output_tokens cached_input_tokens reasoning_tokens answers_without_usage cost_usd ambiguous_usd"
         " ambiguous_input_tokens ambiguous_output_tokens maybe_billed_twice_usd maybe_billed_twice_input_tokens"
         " maybe_billed_twice_output_tokens empty model_mismatch choices_mismatch answers_without_price errors"
-        " finish_reasons binding_shares output next_command notices"
+        " finish_reasons binding_shares output next_command notices hooks"
     )
     assert list(names["latency_s"]) == ["p50", "p90", "p95", "p99", "max"]
 

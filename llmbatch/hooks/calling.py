@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 from llmbatch.hooks import HookError
@@ -20,25 +19,12 @@ from llmbatch.hooks.places import described, is_ours
 from llmbatch.hooks.processes import Processes, process_error
 from llmbatch.hooks.threads import DaemonThreads
 from llmbatch.rules.reasons import excerpt
+from llmbatch.summary import HookTime
 
 # Hooks that block mostly wait (for a database, for HTTP), so more than there are cores.
 THREADS = 64
 
 Notice = Callable[[str], None]
-
-
-@dataclass(slots=True)
-class Spent:
-    """What the calls of one hook took, waiting for a free thread or process included; ``longest_s`` is one call's."""
-
-    calls: int = 0
-    seconds: float = 0.0
-    longest_s: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.calls += 1
-        self.seconds += seconds
-        self.longest_s = max(self.longest_s, seconds)
 
 
 class Hooks:
@@ -56,7 +42,11 @@ class Hooks:
     ) -> None:
         self._before = None if before is None else load_hook(before, "--before")
         self._after = None if after is None else load_hook(after, "--after")
-        self.spent = {hook.flag.removeprefix("--"): Spent() for hook in (self._before, self._after) if hook is not None}
+        self.spent = {
+            hook.flag.removeprefix("--"): HookTime(0, 0.0, 0.0)
+            for hook in (self._before, self._after)
+            if hook is not None
+        }
         self._notice = notice
         self._watch = LoopWatch(notice)
         self._threads = DaemonThreads(THREADS, "llmbatch-hook")
@@ -95,7 +85,12 @@ class Hooks:
         try:
             return await self._given_by(hook, deepcopy(given))
         finally:
-            self.spent[hook.flag.removeprefix("--")].add(time.perf_counter() - began_s)
+            self._spend(hook.flag.removeprefix("--"), time.perf_counter() - began_s)
+
+    def _spend(self, name: str, seconds: float) -> None:
+        """Waiting for a free thread or process included."""
+        before = self.spent[name]
+        self.spent[name] = HookTime(before.calls + 1, before.seconds + seconds, max(before.longest_s, seconds))
 
     async def _given_by(self, hook: Hook, given: Any) -> Any:
         if self._processes is not None and not hook.is_async:

@@ -99,6 +99,10 @@ def _figures(summary: Summary) -> Iterator[str]:
         yield from _billing(summary)
     if len(summary.finish_reasons) > 1 or not summary.finish_reasons.keys() <= _ORDINARY_ENDS:
         yield _figure("finished", _shares(summary.finish_reasons))
+    for name, time in summary.hooks.items():
+        yield _figure(
+            name, f"{count(time.calls, 'call')}, {duration(time.seconds)}, longest {duration(time.longest_s)}"
+        )
     if odd := _odd(summary.flags):
         yield _figure("answers", odd)
     if summary.binding_shares:
