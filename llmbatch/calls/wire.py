@@ -199,13 +199,14 @@ class Wire:
                 try:
                     outcome = await self._exchange(asked, guard, total_s)
                 except asyncio.CancelledError:
-                    attempt.failure = _bounded(replace(ABANDONED, request_id=attempt.request_id), body, data)
+                    abandoned = replace(ABANDONED, request_id=attempt.request_id)
+                    attempt.failure = _bounded(abandoned, provider.name, request.model, body, data)
                     raise
         attempt.latency_s = self._clock() - attempt.sent_s
         if isinstance(outcome, Failure):
-            attempt.failure = _bounded(self._redactor.failure(outcome), body, data)
+            attempt.failure = _bounded(self._redactor.failure(outcome), provider.name, request.model, body, data)
             raise CallFailed(attempt.failure)
-        flags = flags_of(outcome, body.get("model"))
+        flags = flags_of(outcome, request.model)
         return self._redactor.reply(replace(outcome, flags=flags) if flags else outcome)
 
     async def _exchange(self, asked: _Asked, guard: Guard, total_s: float) -> Reply | Failure:
@@ -355,9 +356,9 @@ def _too_large(size: int, most: int) -> Failure:
     )
 
 
-def _bounded(failure: Failure, body: Mapping[str, Any], data: bytes) -> Failure:
+def _bounded(failure: Failure, api: str, model: str, body: Mapping[str, Any], data: bytes) -> Failure:
     """``failure`` with what the request may have cost, if it may have cost anything."""
-    return replace(failure, bound=token_bound(body, data)) if failure.maybe_billed else failure
+    return replace(failure, bound=token_bound(api, model, body, data)) if failure.maybe_billed else failure
 
 
 def transport_failure(error: BaseException, sent_id: str | None = None) -> Failure:

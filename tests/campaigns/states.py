@@ -293,6 +293,7 @@ class Told:
     answered: set[str] = field(default_factory=set)  # what of it got an answer
     done: list[tuple[int, int | None]] = field(default_factory=list)
     durable: int = 0  # so many of ``done`` came before the last sync began that ended
+    synced: bool = False  # the journal, once: what earlier runs left in it is durable with it
     sizes: dict[int, int] = field(default_factory=dict)
     names: list[tuple[str, str, str]] = field(default_factory=list)  # changes that no sync of a directory followed
     ended: dict[str, Any] | None = None
@@ -310,6 +311,7 @@ class Told:
                 self._begun = len(self.done)
             case "journal synced":
                 self.durable = self._begun
+                self.synced = True
                 self.sizes[values[0]] = values[1]
             case "file synced":
                 self.sizes[values[0]] = values[1]
@@ -386,6 +388,7 @@ class States(RuleBasedStateMachine):
         self.standing: dict[str, Answer] = {}
         self.tokens: dict[int, str] = {}
         self.durable_sizes: dict[int, int] = {}
+        self.loose: set[int | None] = set()  # answers of killed runs that no sync has followed yet
         self.crashed = False  # since the last run that ended
         self.ever_crashed = False
 
@@ -460,6 +463,9 @@ class States(RuleBasedStateMachine):
         self.report.count("runs")
         self._check_bill(told)
         self._learn(told)
+        self.durable_sizes |= told.sizes
+        if told.synced:
+            self.loose.clear()
         if told.died:
             self._after_death(told, concurrency, power_cut)
             return
@@ -543,12 +549,12 @@ class States(RuleBasedStateMachine):
         for identity in unsure:
             self.standing.pop(identity, None)  # another word on this row may be in the journal, or not
         self.every_standing_answer_is_on_disk()
-        self.durable_sizes |= told.sizes
+        durable = {token for _, token in told.done[: told.durable]}
+        self.loose |= {token for _, token in told.done} - durable
         if power_cut is not None:
             self.report.count("power cuts")
-            durable = {token for _, token in told.done[: told.durable]}
-            new = {token for _, token in told.done} - durable
-            self._forget(lambda answer: answer.token in new)
+            self._forget(lambda answer: answer.token in self.loose)
+            self.loose.clear()
             self._cut_power(told, power_cut)
 
     def _cut_power(self, told: Told, power_cut: PowerCut) -> None:

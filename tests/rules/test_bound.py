@@ -10,15 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmbatch.records import TokenBound
 from llmbatch.rules.bound import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST, token_bound
 
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
+def bound_of(body: dict[str, Any], api: str = "openai-chat") -> TokenBound:
+    return token_bound(api, body.get("model", "m"), body, orjson.dumps(body))
+
+
 def bounds(**body: Any) -> tuple[int | None, int | None]:
     body = {"model": "m", "messages": [USER], **body}
-    bound = token_bound(body, orjson.dumps(body))
+    bound = bound_of(body)
     assert bound.model == "m"
     return bound.input_tokens, bound.output_tokens
 
@@ -117,7 +122,7 @@ def strings(value: Any) -> list[str]:
 @given(BODIES)
 def test_no_tokenizer_counts_more(body: dict[str, Any]) -> None:
     """The worst tokenizer there can be: one token per byte, after the normalisation that makes most bytes."""
-    bound = token_bound(body, orjson.dumps(body)).input_tokens
+    bound = bound_of(body).input_tokens
     assert bound is not None
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         worst = sum(len(unicodedata.normalize(form, text).encode()) for text in strings(body))
@@ -128,3 +133,37 @@ def test_characters_that_normalise_to_many_are_counted_as_many() -> None:
     ligature = "\ufdfa" * 100  # 3 bytes, of which NFKC makes 33
     tokens, _ = bounds(messages=[{"role": "user", "content": ligature}])
     assert tokens is not None and tokens > 3300
+
+
+TURN = {"role": "user", "parts": [{"text": "hi"}]}
+OWN_TOOL = {"name": "f", "description": "d", "input_schema": {"type": "object"}}
+IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}}
+
+
+@pytest.mark.parametrize(
+    ("api", "body", "known", "output"),
+    [
+        ("anthropic", {"messages": [USER], "max_tokens": 9}, True, 9),
+        ("anthropic", {"messages": [USER], "max_tokens": 9, "system": "s", "tools": [OWN_TOOL]}, True, 9),
+        ("anthropic", {"messages": [{"role": "user", "content": [IMAGE]}], "max_tokens": 9}, False, 9),
+        ("anthropic", {"messages": [USER], "max_tokens": 9, "tools": [{"type": "web_search_20260209"}]}, False, 9),
+        ("anthropic", {"messages": [USER], "max_tokens": 9, "speed": "fast"}, False, None),
+        ("openai-responses", {"input": "hi", "max_output_tokens": 9}, True, 9),
+        ("openai-responses", {"input": [USER], "instructions": "s"}, True, None),
+        ("openai-responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, False, None),
+        ("openai-responses", {"input": "hi", "max_output_tokens": 9, "previous_response_id": "r"}, False, None),
+        ("gemini", {"contents": [TURN], "generationConfig": {"maxOutputTokens": 9, "candidateCount": 2}}, True, 18),
+        ("gemini", {"contents": [TURN], "systemInstruction": {"parts": [{"text": "s"}]}}, True, None),
+        ("gemini", {"contents": [{"parts": [{"inlineData": {}}]}], "generationConfig": {}}, False, None),
+        ("gemini", {"contents": [TURN], "cachedContent": "cachedContents/x"}, False, None),
+        ("openai-embeddings", {"input": "hi"}, True, 0),
+        ("openai-embeddings", {"input": ["hi", "ho"]}, True, 0),
+        ("openai-embeddings", {"input": [[1, 2]]}, False, 0),
+        ("gemini-embeddings", {"requests": [{"content": {"parts": [{"text": "hi"}]}}]}, True, 0),
+        ("another", {"input": "hi"}, False, None),
+    ],
+)
+def test_every_dialect_has_its_bounds(api: str, body: dict[str, Any], known: bool, output: int | None) -> None:
+    bound = bound_of(body, api)
+    assert (bound.input_tokens is not None) is known and bound.output_tokens == output
+    assert not known or bound.input_tokens >= len(orjson.dumps(body))  # type: ignore[operator]  # it is known
