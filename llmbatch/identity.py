@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from llmbatch.files.images import as_data
 from llmbatch.options import RunOptions
 from llmbatch.providers.target import Target, resolve
 from llmbatch.records import Request
@@ -27,7 +28,7 @@ def target_of(options: RunOptions) -> Target:
 
 
 class Identity:
-    """Keys of the requests of one run. ``generation`` as in RunOptions."""
+    """Keys of the requests of one run, all with the same schema. ``generation`` as in RunOptions."""
 
     def __init__(self, target: Target, generation: int = 0) -> None:
         self._target = target
@@ -43,10 +44,10 @@ class Identity:
         endpoint = self._target.base_url + provider.path(request.model)
         fingerprint = self._endpoints.get(endpoint)
         if fingerprint is None:
-            fingerprint = Fingerprinter(endpoint, self._generation)
+            fingerprint = Fingerprinter(endpoint, self._generation, request.schema)
             if len(self._endpoints) < _MOST_ENDPOINTS:
                 self._endpoints[endpoint] = fingerprint
-        return fingerprint(provider.encode(request))
+        return fingerprint(provider.encode(as_data(request)))
 
 
 class RowIdentity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -51,6 +52,7 @@ def _questions(options: RunOptions) -> dict[str, Any]:
     """What only some runs have."""
     return {
         "tasks": {name: _hash(text) for name, text in options.tasks.items()} or None,
+        "schema_hash": None if options.schema is None else _hash(json.dumps(options.schema, sort_keys=True)),
         "before": options.before,
         "after": options.after,
     }

@@ -149,7 +149,7 @@ class Group:
         outputs = {name: line["output"] for name, line in good.items()}
         whole = len(good) == len(lines)
         usage = _sum_of(line.get("usage") for line in lines.values())
-        costs = [line.get("cost_usd") for line in good.values()]
+        costs = [line.get("cost_usd") for line in lines.values() if line.get("usage")]
         ended = self._results.values()
         return Result(
             row=self.row,

@@ -26,15 +26,17 @@ from llmbatch.machine import awake_and_asleep_s, raise_descriptors
 from llmbatch.options import DEFAULT_CONCURRENCY, RunOptions
 from llmbatch.prices import Prices
 from llmbatch.providers.target import Target
-from llmbatch.records import Failure, Reply, Trace
+from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.pace import Pace
+from llmbatch.rules.reasons import RowError
 from llmbatch.rules.redact import Redactor
 from llmbatch.rules.window import window_for
 from llmbatch.scheduler import Feed, Finish, Job, Outcome, Scheduler
 from llmbatch.stopping import Stop, StopReason
 
 if TYPE_CHECKING:
+    from llmbatch.rules.schema import AnswerSchema
     from llmbatch.sim.options import SimOptions
 
 # The exit code when every row would fail for the same reason: key, quota, model.
@@ -73,6 +75,7 @@ class Sender:
         self._failures = FailureFuse(options.failure_limit)
         self._too_many_failed: str | None = None
         self._tls = None if options.ca_file is None else tls_context(options.ca_file)
+        self._schema = self._answer_schema()
         self._proxy = self._find_proxy()
         self._redactor = Redactor([])
         self._headers = self._fixed_headers()
@@ -158,6 +161,8 @@ class Sender:
             listen=self._heard,
             row_deadline_s=options.row_deadline_s,
             admitted=self._admitted,
+            schema=self._schema,
+            schema_retries=options.schema_retries,
         )
 
     def _heard(self, event: Event) -> None:
@@ -268,6 +273,20 @@ class Sender:
         self._listen(Notice("info", f"{key.source} is not sent to {target.origin}, which is not https"))
         return None
 
+    def _answer_schema(self) -> AnswerSchema | None:
+        """Refused here if this dialect can not say it, before the first row is."""
+        if self._options.schema is None:
+            return None
+        from llmbatch.rules.schema import AnswerSchema  # 0.1 s, for those who have a schema
+
+        checked = AnswerSchema(self._options.schema)
+        asked = [{"role": "user", "content": "?"}]
+        try:
+            self._target.provider.encode(Request(self._target.model or "", asked, schema=checked.schema))
+        except RowError as error:
+            raise OptionsError(str(error)) from None
+        return checked
+
     def _simulator_options(self) -> SimOptions:
         from llmbatch.sim.options import sim_options_from
 
@@ -289,6 +308,8 @@ class Sender:
     def _finished(self, job: Job, outcome: Outcome, trace: Trace) -> Awaitable[None] | None:
         if isinstance(outcome, Reply):
             trace.cost_usd = self._prices.cost_usd(outcome, job.request.model)
+        elif outcome is not None and outcome.usage is not None:
+            trace.cost_usd = self._prices.cost_usd(Reply(None, None, None, outcome.usage), job.request.model)
         written = self._finish(job, outcome, trace)
         if outcome is None:
             return written

@@ -58,6 +58,7 @@ ONLY_IN = {
     "rich": ({"views.live"}, "what people see is not what happens"),
     "tenacity": ({"calls.retry"}, "one retry policy; a second one would multiply the attempts"),
     "aiofiles": ({"files.journal"}, "one writer"),
+    "dotenv": ({"cli.env_file"}, "one reader of env files"),
     "genai_prices": ({"prices"}, "one price list, imported when there is something to price"),
     "jsonschema_rs": ({"rules.schema"}, "one schema of a run, checked in one place; slow to import"),
     "jinja2": ({"rules.template"}, "templates are sandboxed in one place"),

@@ -1,6 +1,7 @@
 """The onion, in one sentence: a row is retried, each try waits its turn, and then it goes over the wire.
 
-limit inside retry: every try pays for its slot, and a row that rests before its next try holds none.
+limit inside retry: every try pays for its slot, and a row that rests before its next try holds none. With a schema the
+answer is checked outside of retry: one that does not fit is no failure of the server.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from llmbatch.calls.check import Check
 from llmbatch.calls.limit import Limiter
 from llmbatch.calls.retry import Retry
 from llmbatch.calls.wire import Wire
 from llmbatch.events import Listener
-from llmbatch.options import RetryLimits
+from llmbatch.options import SCHEMA_RETRIES, RetryLimits
+from llmbatch.records import Call
+from llmbatch.rules.answer import Fits
 from llmbatch.rules.pace import Pace
 from llmbatch.rules.quota import Quota
 from llmbatch.rules.window import Window
@@ -22,7 +26,7 @@ from llmbatch.rules.window import Window
 class Stack:
     """The outermost call, and the limiter inside it, whose state the scheduler and the display look at."""
 
-    call: Retry
+    call: Call
     limiter: Limiter
 
 
@@ -38,8 +42,11 @@ def build(
     listen: Listener,
     row_deadline_s: float | None = None,
     admitted: Callable[[], None] = lambda: None,
+    schema: Fits | None = None,
+    schema_retries: int = SCHEMA_RETRIES,
 ) -> Stack:
-    """retry( limit( wire ))"""
+    """retry( limit( wire )), or check( retry( limit( wire ))) with a schema"""
     quota = Quota(window.size)
     limiter = Limiter(wire, window, pace, clock, chance, listen, quota, row_deadline_s, admitted)
-    return Stack(Retry(limiter, retry, rest, clock, chance, listen, quota), limiter)
+    retrying = Retry(limiter, retry, rest, clock, chance, listen, quota)
+    return Stack(retrying if schema is None else Check(retrying, schema, schema_retries, listen), limiter)

@@ -12,6 +12,7 @@ import orjson
 from llmbatch.files.checksum import with_checksum, without_checksum
 from llmbatch.files.recovery import FORMAT
 from llmbatch.records import Failure, Reply, Result, Usage
+from llmbatch.rules.answer import MISMATCH
 
 
 def result_line(result: Result) -> bytes:
@@ -115,7 +116,7 @@ def _error(failure: Failure) -> dict[str, Any]:
         "http_status": failure.http_status,
         "message": failure.message,
         "retryable": failure.retryable,
-        "maybe_billed": failure.maybe_billed,
+        "maybe_billed": failure.maybe_billed and failure.type != MISMATCH,
         "body": None if isinstance(failure.body, bytes) else failure.body,
     }
     if isinstance(failure.body, bytes):

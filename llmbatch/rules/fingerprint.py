@@ -27,15 +27,17 @@ class Fingerprinter:
     128 bits of BLAKE2b over the method, the endpoint's origin and path, and the body as JSON with sorted keys. The
     endpoint's query and user name are left out: they may hold keys. Finished rows are found again by this value, so
     fp1 never changes; another algorithm gets another prefix. ``generation`` is hashed if it is not 0: the same request,
-    wanted once more for another answer.
+    wanted once more for another answer. So is a ``schema``: of what it demands the body may hold only a part.
 
     Raises Unwritable for what orjson, which writes the request too, refuses: lone surrogates, names that are no
     strings, integers beyond 64 bits, objects, nesting without end.
     """
 
-    def __init__(self, endpoint: str, generation: int = 0) -> None:
+    def __init__(self, endpoint: str, generation: int = 0, schema: Mapping[str, Any] | None = None) -> None:
         again = f"generation {generation}\n" if generation else ""
         self._prefix = blake2b(f"POST\n{_origin_and_path(endpoint)}\n{again}".encode(), digest_size=16)
+        if schema is not None:
+            self._prefix.update(b"schema " + _canonical(schema) + b"\n")
 
     def __call__(self, body: Mapping[str, Any]) -> str:
         hasher = self._prefix.copy()

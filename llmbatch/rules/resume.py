@@ -156,7 +156,11 @@ def rows(number: int) -> str:
 
 
 _NAMED = ("provider", "model", "api", "endpoint", "before")
-_HASHED = {"template_hash": "template changed", "system_hash": "system prompt changed"}
+_HASHED = {
+    "template_hash": "template changed",
+    "system_hash": "system prompt changed",
+    "schema_hash": "schema changed",
+}
 
 
 def manifest_differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[str]:

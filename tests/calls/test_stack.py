@@ -7,12 +7,16 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from scripted import BUSY, PONG, Script
 
+from llmbatch.calls.check import Check
+from llmbatch.calls.retry import Retry
 from llmbatch.calls.stack import build
 from llmbatch.options import RetryLimits
 from llmbatch.records import Request, Trace
 from llmbatch.rules.pace import Pace
+from llmbatch.rules.schema import AnswerSchema
 from llmbatch.rules.window import FixedWindow
 
 Virtually = Callable[[Awaitable[Any]], Any]
@@ -37,3 +41,19 @@ def test_every_try_pays_for_its_slot_and_its_turn(virtually: Virtually) -> None:
         assert stack.limiter.peak_in_flight == 3
 
     virtually(main())
+
+
+@pytest.mark.parametrize(("schema", "outermost"), [(None, Retry), (AnswerSchema({}), Check)])
+def test_only_a_run_with_a_schema_has_a_layer_for_it(schema: AnswerSchema | None, outermost: type) -> None:
+    stack = build(
+        Script(lambda sent: (0.0, PONG)),  # type: ignore[arg-type]
+        window=FixedWindow(1),
+        pace=None,
+        retry=RetryLimits(),
+        rest=asyncio.sleep,
+        clock=lambda: 0.0,
+        chance=lambda: 0.5,
+        listen=lambda event: None,
+        schema=schema,
+    )
+    assert type(stack.call) is outermost

@@ -130,3 +130,12 @@ def test_whatever_has_a_fingerprint_can_be_sent():
 def test_fast_form_is_the_same_and_keeps_no_state():
     fast = Fingerprinter(URL)
     assert [fast(BODY), fast({}), fast(BODY)] == [fingerprint(URL, BODY), fingerprint(URL, {}), fingerprint(URL, BODY)]
+
+
+def test_the_schema_of_the_answer_counts() -> None:
+    """Of what it demands the body may hold only a part."""
+    url, body = "https://api.openai.com/v1/chat/completions", {"model": "m"}
+    plain, one, other = (Fingerprinter(url, 0, schema)(body) for schema in (None, {"a": 1, "b": 2}, {"a": 1}))
+    assert plain == Fingerprinter(url)(body)
+    assert len({plain, one, other}) == 3
+    assert Fingerprinter(url, 0, {"b": 2, "a": 1})(body) == one
