@@ -197,3 +197,58 @@ def _highest(price: Any, name: str) -> float:
         max(float(one) for one in (getattr(value, "base", value), *(t.price for t in getattr(value, "tiers", ()))))
         / _PER
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """A model of the price list. Prices are USD per million tokens, None where the list has none.
+
+    ``varies``: long requests, or some hours, have another price.
+    """
+
+    name: str
+    context_tokens: int | None
+    input_usd: float
+    cached_usd: float | None
+    output_usd: float | None
+    varies: bool
+    deprecated: bool
+
+
+def price_list(url: str) -> list[ListedModel]:
+    """The models that are priced by the token at ``url``; none for an address that the list does not know."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        models = get_snapshot().find_provider(None, None, url).models
+    except LookupError:
+        return []
+    now = datetime.now(UTC)
+    return [_listed(model, model.get_prices(now)) for model in models if model.get_prices(now).input_mtok is not None]
+
+
+def price_list_version() -> str:
+    """Which list it is; it carries no date."""
+    from importlib.metadata import version
+
+    return f"genai-prices {version('genai-prices')}"
+
+
+def _listed(model: Any, price: Any) -> ListedModel:
+    read, cached, output = (_plain_usd(getattr(price, name)) for name in (_INPUT, _CACHED, _OUTPUT))
+    assert read is not None, "only models with a price for input are asked for"
+    steps = any(getattr(getattr(price, name), "tiers", ()) for name in _TOLD)
+    return ListedModel(
+        model.id,
+        model.context_window,
+        read,
+        cached,
+        output,
+        varies=steps or _changes_by_the_hour(model),
+        deprecated=bool(model.deprecated),
+    )
+
+
+def _plain_usd(value: Any) -> float | None:
+    """USD per million tokens of a request below all steps."""
+    return None if value is None else float(getattr(value, "base", value))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from llmbatch._version import __version__
+from llmbatch.cli.configured import ConfiguredCommand
+from llmbatch.cli.models import models
 from llmbatch.cli.repair import repair
 from llmbatch.cli.run import run
 from llmbatch.cli.simulate import sim
@@ -34,7 +36,8 @@ def root(
     """Common to all commands."""
 
 
-app.command("run")(run)
+app.command("run", cls=ConfiguredCommand)(run)
+app.command("models")(models)
 app.command("verify")(verify)
 app.command("repair")(repair)
 app.command("sim")(sim)
