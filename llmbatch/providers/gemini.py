@@ -42,6 +42,10 @@ _IN_CONFIG = {
     "n": "candidateCount",
 }
 _EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
+# Models that know a budget and no levels; what Google's OpenAI-compatible endpoint makes of an effort (Gemini API guide,
+# "OpenAI compatibility").
+_BY_BUDGET = "gemini-2.5"
+_BUDGETS = {"minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
 # "auto" is what the server does when nothing is said.
 _TIERS = {"auto": None, "default": "standard", "standard": "standard", "flex": "flex", "priority": "priority"}
 _NO_WORD = ("logit_bias", "verbosity", "user", "metadata")
@@ -77,7 +81,7 @@ class Gemini:
         if system := system_of(request.messages):
             body["systemInstruction"] = {"parts": system}
         given = checked({**request.extra, **request.params})
-        _merge_into(body, _config_of(given, request.schema))
+        _merge_into(body, _config_of(given, request.schema, request.model))
         _merge_into(body, _beside_config(given))
         _merge_into(body, {name: value for name, value in given.items() if name not in _TRANSLATED})
         return body
@@ -126,7 +130,7 @@ def _reply_of(document: Any) -> Reply | Failure:
     return answer.ended(bad_answer("the answer has no candidates[0].finishReason, so it may be cut short"))
 
 
-def _config_of(given: Json, schema: Mapping[str, Any] | None) -> Json:
+def _config_of(given: Json, schema: Mapping[str, Any] | None, model: str) -> Json:
     """What ``generationConfig`` says."""
     config: Json = {}
     for name, field in _IN_CONFIG.items():
@@ -135,7 +139,7 @@ def _config_of(given: Json, schema: Mapping[str, Any] | None) -> Json:
     if "stop" in given:
         config["stopSequences"] = [given["stop"]] if isinstance(given["stop"], str) else given["stop"]
     if "reasoning_effort" in given:
-        config["thinkingConfig"] = _thinking(given["reasoning_effort"])
+        config["thinkingConfig"] = _thinking(given["reasoning_effort"], model)
     if schema is not None:
         config |= _held_to(schema)
     elif "response_format" in given:
@@ -176,12 +180,13 @@ def _held_to(schema: Mapping[str, Any]) -> Json:
     return {"responseMimeType": "application/json", "responseJsonSchema": gemini_schema(schema)}
 
 
-def _thinking(effort: str) -> Json:
+def _thinking(effort: str, model: str) -> Json:
     if effort == "none":
         return {"thinkingBudget": 0}
-    if effort not in _EFFORTS:
-        raise RowError(f"'reasoning_effort' may be none, {', '.join(_EFFORTS)} for Gemini, not '{excerpt(effort, 40)}'")
-    return {"thinkingLevel": effort.upper()}
+    known = tuple(_BUDGETS) if _BY_BUDGET in model else _EFFORTS
+    if effort not in known:
+        raise RowError(f"'reasoning_effort' may be none, {', '.join(known)} for {model}, not '{excerpt(effort, 40)}'")
+    return {"thinkingBudget": _BUDGETS[effort]} if _BY_BUDGET in model else {"thinkingLevel": effort.upper()}
 
 
 def _format(said: Mapping[str, Any]) -> Json:

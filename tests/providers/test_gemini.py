@@ -439,3 +439,22 @@ def test_more_candidates_are_counted() -> None:
 )
 def test_usage(said: Any, usage: Usage) -> None:
     assert reply(answer({"text": "a"}, usageMetadata=said)).usage == usage
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "thinking"),
+    [
+        ("gemini-3.8-flash", "high", {"thinkingLevel": "HIGH"}),
+        ("gemini-2.5-flash", "high", {"thinkingBudget": 24576}),
+        ("models/gemini-2.5-pro", "low", {"thinkingBudget": 1024}),
+        ("gemini-2.5-flash", "none", {"thinkingBudget": 0}),
+        ("gemini-2.5-flash", "xhigh", None),
+    ],
+)
+def test_an_effort_is_a_level_or_a_budget(model: str, effort: str, thinking: dict[str, Any] | None) -> None:
+    request = Request(model, [{"role": "user", "content": "Hi"}], {"reasoning_effort": effort})
+    if thinking is None:
+        with pytest.raises(RowError, match="'reasoning_effort' may be none, minimal, low, medium, high for"):
+            Gemini().encode(request)
+    else:
+        assert Gemini().encode(request)["generationConfig"] == {"thinkingConfig": thinking}
