@@ -13,6 +13,7 @@ from llmbatch.events import AttemptFailed, Listener
 from llmbatch.providers.neutral import neutral
 from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Stopped, Trace
 from llmbatch.rules.answer import MISMATCH, Fits, Misfit, added, fitted, follow_up
+from llmbatch.rules.reasons import RowError
 
 
 class Check:
@@ -45,11 +46,11 @@ class Check:
         self, request: Request, reply: Reply, problems: Sequence[str], failure: Failure, trace: Trace
     ) -> Reply:
         """The next answer, with what all have used so far."""
-        said = neutral(request)
-        asked = replace(said, messages=follow_up(said.messages, str(reply.output), problems))
         try:
+            said = neutral(request)
+            asked = replace(said, messages=follow_up(said.messages, str(reply.output), problems))
             further = await self._inner(asked, trace)
-        except Stopped:  # what is here is paid for, and its row can be run again
+        except (Stopped, RowError):  # what is here is paid for; its row can be run again, or has no neutral form
             raise CallFailed(failure) from None
         except CallFailed as failed:
             raise CallFailed(_with_paid(failed.failure, reply)) from None

@@ -165,3 +165,17 @@ def test_texts_to_embed_are_no_answers() -> None:
     bench = Bench(GOOD)
     failure = bench.run(Request("m", input="text"))
     assert isinstance(failure, Failure) and failure.type == "invalid_row" and not bench.asked
+
+
+def test_a_body_that_can_not_be_asked_again_fails_with_what_was_paid() -> None:
+    body = {
+        "model": "m",
+        "max_tokens": 9,
+        "thinking": {"type": "adaptive"},
+        "messages": [{"role": "user", "content": "?"}],
+    }
+    bench = Bench(BAD)
+    outcome = bench.run(Request("m", body=body, api="anthropic", schema=SCHEMA.schema))
+    assert isinstance(outcome, Failure)
+    assert (outcome.type, outcome.usage) == ("schema_mismatch", Usage(10, 5, reasoning_tokens=1))
+    assert len(bench.asked) == 1
