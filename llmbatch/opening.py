@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbatch.errors import OptionsError, OutputRefused
+from llmbatch.files.export import Export
 from llmbatch.files.journal import DiskListener
 from llmbatch.files.lock import OutputLock
 from llmbatch.files.paths import OutputPaths, is_stream, sync_directory
@@ -45,12 +46,15 @@ def open_file_output(options: RunOptions, listener: DiskListener, stamp: str) ->
 
     ``stamp`` names what ``--restart`` moves aside.
     """
-    paths = _file_paths(options)
+    export = _export(options)
+    paths = _file_paths(options, export)
     lock = OutputLock.acquire(paths)
     try:
         if options.restart:
-            _set_aside(paths, stamp)
-        return FileOutput(paths, lock, options, listener)
+            _set_aside(paths, stamp, *([] if export is None else [export.out]))
+        if export is not None:
+            export.refuse_foreign()
+        return FileOutput(paths, lock, options, listener, export)
     except BaseException:
         lock.release()
         raise
@@ -90,9 +94,14 @@ def open_stdout_output(
 
 def look_at_file(options: RunOptions) -> Recovered | None:
     """What ``open_file_output`` would find, or its refusal; nothing is changed and nothing held."""
-    paths = _file_paths(options)
+    export = _export(options)
+    paths = _file_paths(options, export)
     OutputLock.check(paths)
-    return None if options.restart else _look(paths)
+    if options.restart:
+        return None
+    if export is not None:
+        export.refuse_foreign()
+    return _look(paths)
 
 
 def look_at_stdout(options: RunOptions, state_directory: Path | None, identity: Mapping[str, Any]) -> Recovered | None:
@@ -117,11 +126,16 @@ def _look(paths: OutputPaths) -> Recovered | None:
     return found
 
 
-def _file_paths(options: RunOptions) -> OutputPaths:
-    paths = OutputPaths.of(options.output_path)
-    _refuse_input_as_output(options, paths)
-    if paths.out.is_dir():
-        raise OptionsError(f"--output {paths.out} is a directory; name a file in it")
+def _export(options: RunOptions) -> Export | None:
+    return None if options.results_format == "jsonl" else Export.of(options.output_path, options.results_format)
+
+
+def _file_paths(options: RunOptions, export: Export | None) -> OutputPaths:
+    paths = OutputPaths.of(options.output_path) if export is None else export.lines
+    for path in (paths.out, paths.partial) if export is None else (export.out, paths.out, paths.partial):
+        _refuse_input_as_output(options, path)
+        if path.is_dir():
+            raise OptionsError(f"--output {path} is a directory; name a file in it")
     return paths
 
 
@@ -152,11 +166,10 @@ def _refuse_stdout_onto_input(options: RunOptions) -> None:
         raise OptionsError(f"standard output is the input file {options.input}; write to another file")
 
 
-def _refuse_input_as_output(options: RunOptions, paths: OutputPaths) -> None:
-    for path in (paths.out, paths.partial):
-        same = is_same_file(str(path), 0) if options.input == STDIO else _same(path, options.input)
-        if same and stat.S_ISREG(path.stat().st_mode):
-            raise OptionsError(f"{path} is the input itself; choose another --output")
+def _refuse_input_as_output(options: RunOptions, path: Path) -> None:
+    same = is_same_file(str(path), 0) if options.input == STDIO else _same(path, options.input)
+    if same and stat.S_ISREG(path.stat().st_mode):
+        raise OptionsError(f"{path} is the input itself; choose another --output")
 
 
 def _stamps(stamp: str) -> Iterator[str]:
@@ -172,11 +185,11 @@ def _same(path: Path, other: str) -> bool:
         return False
 
 
-def _set_aside(paths: OutputPaths, stamp: str) -> None:
+def _set_aside(paths: OutputPaths, stamp: str, *made: Path) -> None:
     stamp = next(
         one for one in _stamps(stamp) if not any(paths.directory.glob(f"{glob.escape(paths.out.name)}*.bak-{one}"))
     )
-    for path in (paths.out, paths.partial):
+    for path in (*made, paths.out, paths.partial):
         if path.exists():
             path.rename(path.with_name(f"{path.name}.bak-{stamp}"))
     set_spills_aside(paths.partial, spill_directories(os.environ), stamp)

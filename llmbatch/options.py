@@ -12,8 +12,16 @@ from llmbatch.errors import OptionsError
 
 STDIO = "-"
 _FAILURES = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(%)?", re.ASCII)
-# Names that promise another format than the one that is written.
-_OTHER_FORMATS = (".csv", ".tsv", ".parquet", ".gz", ".zst")
+ResultsFormat = Literal["jsonl", "openai-batch", "csv", "parquet"]
+_RESULTS_BY_SUFFIX: dict[str, ResultsFormat] = {".csv": "csv", ".parquet": "parquet"}
+_DEFAULT_SUFFIXES: dict[ResultsFormat, str] = {
+    "jsonl": ".results.jsonl",
+    "openai-batch": ".batch.jsonl",
+    "csv": ".results.csv",
+    "parquet": ".results.parquet",
+}
+# Names that promise a format that is not written.
+_UNWRITTEN_FORMATS = (".tsv", ".gz", ".zst")
 
 # What a small provider tier and a local server both bear; the answers of a known --rpm replace it.
 DEFAULT_CONCURRENCY = 16
@@ -28,6 +36,8 @@ TOTAL_TIMEOUT_S = 1800.0
 MAX_ATTEMPTS = 5
 # Asking again may pay twice, so once.
 MAX_AMBIGUOUS_RETRIES = 1
+# Told what is wrong, a model that can do it at all does it in two more tries; each is paid for.
+SCHEMA_RETRIES = 2
 BACKOFF_BASE_S = 0.5
 BACKOFF_CAP_S = 60.0
 # A server that asks for a longer pause than this stops the run (exit 3); the same command continues.
@@ -86,7 +96,9 @@ class RunOptions:
     Another ``generation`` asks the same rows for another sample: to it, finished ones have changed.
     ``template`` and ``system`` are the texts themselves; ``tasks`` are templates by name, for several questions about
     each row. ``before`` and ``after`` are hooks, as ``module:function``; plain functions run in threads, or in
-    ``hook_processes`` processes. ``concurrency`` None means auto.
+    ``hook_processes`` processes. ``schema`` is a JSON Schema that every answer must fit; a row is asked again up to
+    ``schema_retries`` times. ``concurrency`` None means auto. ``format`` is that of the results; None goes by the
+    suffix of ``output``.
     """
 
     input: str
@@ -104,10 +116,12 @@ class RunOptions:
     params: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
+    schema_retries: int = SCHEMA_RETRIES
     before: str | None = None
     after: str | None = None
     hook_processes: int | None = None
-    input_format: Literal["auto", "jsonl", "text"] = "auto"
+    input_format: Literal["auto", "jsonl", "text", "csv", "tsv", "parquet"] = "auto"
+    format: ResultsFormat | None = None
     limit: int | None = None
     concurrency: int | None = None
     rpm: float | None = None
@@ -144,10 +158,19 @@ class RunOptions:
         if self.hook_processes is not None and self.before is None and self.after is None:
             raise OptionsError("--hook-processes is about hooks: add --before or --after module:function")
         _positive("--hook-processes", self.hook_processes)
+        if self.schema_retries < 0:
+            raise OptionsError(f"--schema-retries counts from 0, not {self.schema_retries}")
         if self.generation < 0:
             raise OptionsError(f"--generation counts from 0, not {self.generation}")
-        if (self.output or "").lower().endswith(_OTHER_FORMATS):
-            raise OptionsError(f"--output {self.output}: results are written as JSONL only; give it a name in .jsonl")
+        if self.format is None and (self.output or "").lower().endswith(_UNWRITTEN_FORMATS):
+            raise OptionsError(
+                f"--output {self.output}: results are written as JSONL, CSV or Parquet; give it a name in .jsonl, .csv "
+                "or .parquet, or say --format"
+            )
+        if self.output_path == STDIO and self.is_table:
+            raise OptionsError(
+                f"--format {self.results_format} is no stream: name a file with -o FILE, or leave it out and pipe JSONL"
+            )
         if self.sim and not (self.model or "").startswith("sim/"):
             raise OptionsError("--sim sets options of the simulated provider; add -m sim/NAME")
 
@@ -159,24 +182,39 @@ class RunOptions:
     @property
     def output_path(self) -> str:
         """Where results go: the path given, else the rule of the default."""
-        return output_path(self.input, self.output)
+        return output_path(self.input, self.output, self.format)
+
+    @property
+    def results_format(self) -> ResultsFormat:
+        """The format given, else that of the output's suffix."""
+        return self.format or _RESULTS_BY_SUFFIX.get(Path(self.output_path).suffix.lower(), "jsonl")
+
+    @property
+    def is_table(self) -> bool:
+        """Whether results stand in columns, beside those of the input."""
+        return self.results_format in ("csv", "parquet")
+
+    @property
+    def keeps_input(self) -> bool:
+        """Whether each result holds its row."""
+        return self.include_input or self.is_table
 
 
-def output_path(input_path: str, output: str | None) -> str:
-    """Where results of ``input_path`` go if ``output`` is what the user said of it."""
+def output_path(input_path: str, output: str | None, format: ResultsFormat | None = None) -> str:
+    """Where results of ``input_path`` go if ``output`` and ``format`` are what the user said of it."""
     if output is not None:
         return output
-    return STDIO if input_path == STDIO else default_output(input_path)
+    return STDIO if input_path == STDIO else default_output(input_path, format)
 
 
-def default_output(input_path: str) -> str:
-    """``data/in.jsonl`` -> ``data/in.results.jsonl``; a compression suffix goes too."""
+def default_output(input_path: str, format: ResultsFormat | None = None) -> str:
+    """``data/in.jsonl`` -> ``data/in.results.jsonl``, or as the format has it; a compression suffix goes too."""
     path = Path(input_path)
     name = path.name
     for suffix in (".gz", ".zst"):
         name = name.removesuffix(suffix)
     stem = name.rsplit(".", 1)[0] if "." in name.lstrip(".") else name
-    return str(path.parent / f"{stem}.results.jsonl")
+    return str(path.parent / f"{stem}{_DEFAULT_SUFFIXES[format or 'jsonl']}")
 
 
 def _positive(flag: str, value: float | None) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from llmbatch.errors import StorageError
+from llmbatch.files.export import Export, batch_bytes
 from llmbatch.files.index import RowTable
 from llmbatch.files.journal import DiskListener, Journal, manifest_line
 from llmbatch.files.lock import OutputLock, Signature
@@ -36,6 +38,7 @@ class Output(Protocol):
     """
 
     name: str
+    unfinished_name: str
     recovered: Recovered | None
     sealed: bool
     cut_off: Signature | None
@@ -78,6 +81,10 @@ class Output(Protocol):
         """Every row has its line."""
         ...
 
+    async def renew(self, rows: int) -> bool:
+        """All was done before: make again what is missing that is made from it; whether anything was."""
+        ...
+
     def abandon(self) -> None:
         """Wait no longer for a reader; lines that it has not taken stay in the journal."""
         ...
@@ -88,12 +95,21 @@ class Output(Protocol):
 
 
 class FileOutput:
-    """``OUT.partial`` while it runs, ``OUT`` when it is complete."""
+    """``OUT.partial`` while it runs, ``OUT`` when it is complete; an ``export`` is made from that in the end."""
 
     delivered = True
 
-    def __init__(self, paths: OutputPaths, lock: OutputLock, options: RunOptions, listener: DiskListener) -> None:
-        self.name = str(paths.out)
+    def __init__(
+        self,
+        paths: OutputPaths,
+        lock: OutputLock,
+        options: RunOptions,
+        listener: DiskListener,
+        export: Export | None = None,
+    ) -> None:
+        self.name = str(paths.out if export is None else export.out)
+        self.unfinished_name = str(paths.partial)
+        self._export = export
         self.cut_off = lock.cut_off
         self.shared_file_system = shared_file_system_of(paths.directory)
         self._paths = paths
@@ -119,6 +135,8 @@ class FileOutput:
             if self.recovered is not None:
                 self.recovered.close()
             with _nothing_sent(self._paths):
+                if self._export is not None:
+                    self._export.withdraw()
                 self.recovered = await asyncio.to_thread(reopen_sealed, self._paths)
         self._journal = await _open_journal(self._paths, manifest, self._listener)
 
@@ -147,7 +165,13 @@ class FileOutput:
     async def complete(self, rows: int, failed: int) -> Sealed:
         if self.recovered is not None:
             self.recovered.close()  # the sealing pass needs the memory
-        return await asyncio.to_thread(seal, self._paths, rows, self._order, RowTable(rows), failed=failed)
+        sealed = await asyncio.to_thread(seal, self._paths, rows, self._order, RowTable(rows), failed=failed)
+        if self._export is not None:
+            await asyncio.to_thread(self._export.make, rows)
+        return sealed
+
+    async def renew(self, rows: int) -> bool:
+        return self._export is not None and await asyncio.to_thread(self._export.renew, rows)
 
     def abandon(self) -> None:
         """A file has no reader to wait for."""
@@ -164,7 +188,7 @@ class StdoutOutput:
     In completion order, or in input order: a line that comes early is then read back from the journal in its turn.
     """
 
-    name = "standard output"
+    name = unfinished_name = "standard output"
     sealed = False
 
     def __init__(
@@ -186,6 +210,7 @@ class StdoutOutput:
         if paths is not None:
             with _nothing_sent(paths):
                 self.recovered = take_back(paths, recover(paths), spill_directories(os.environ))
+        self._as_batch = options.results_format == "openai-batch"
         self._writer = StdoutWriter(on_stdout_error)
         self._fd: int | None = None
 
@@ -230,7 +255,7 @@ class StdoutOutput:
     def _deliver(self, row: int, line: bytes, offset: int | None) -> None:
         ready = (line,) if self._turns is None else self._turns.ready(row, line, offset)
         for one in ready:
-            self._writer.put(one)
+            self._writer.put(batch_bytes(one, int(time.time())) if self._as_batch else one)
 
     def _read_early(self, offset: int) -> bytes:
         assert self._fd is not None, "only the journal gives offsets"
@@ -256,6 +281,9 @@ class StdoutOutput:
             self._paths.partial.unlink(missing_ok=True)
             sync_directory(self._paths.directory)
         return Sealed(rows, 0)
+
+    async def renew(self, rows: int) -> bool:
+        return False
 
     def abandon(self) -> None:
         self._writer.abandon()

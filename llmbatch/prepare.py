@@ -64,7 +64,7 @@ class Images:
 
     def __init__(self, options: RunOptions, target: Target) -> None:
         self._target = target
-        self._base = Path.cwd() if options.input == STDIO else Path(options.input).absolute().parent
+        self._base = Path() if options.input == STDIO else Path(options.input).parent
         self._reading: asyncio.Semaphore | None = None
 
     def stamped(self, request: Request) -> Request:

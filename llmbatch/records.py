@@ -22,7 +22,7 @@ class Line:
     """One raw line of the input: its number (from 1), its byte offset, its bytes without the newline.
 
     ``oversize`` marks a line longer than the reader's cap; ``data`` then holds only its first bytes.
-    ``complete`` is False for a last line that has no newline.
+    ``complete`` is False for a last line that has no newline. ``problem`` says why a record of a table is no row.
     """
 
     number: int
@@ -30,6 +30,7 @@ class Line:
     data: bytes
     complete: bool = True
     oversize: bool = False
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

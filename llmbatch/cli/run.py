@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from llmbatch.cli import parse
+from llmbatch.cli import completion, parse
 from llmbatch.cli.ending import Ending
 from llmbatch.cli.summary_file import SummaryFile
 from llmbatch.errors import OptionsError
@@ -20,6 +20,7 @@ from llmbatch.options import (
     MAX_AMBIGUOUS_RETRIES,
     MAX_ATTEMPTS,
     MAX_WAIT_S,
+    SCHEMA_RETRIES,
     TOTAL_TIMEOUT_S,
     RetryLimits,
     RunOptions,
@@ -35,6 +36,10 @@ EPILOG = """Examples:
 
   jq -c . rows.json | llmbatch run - -m sim/demo | jq -r .output
 
+Every option but those of one run may also stand in the environment (LLMBATCH_RPM=500) and in llmbatch.toml
+(rpm = 500), in the working directory or ~/.config/llmbatch. A flag wins over the environment, that over the profile,
+that over the file.
+
 Exit codes: 0 every row ok; 1 complete, some rows failed; 2 bad usage, input or configuration, nothing was sent;
 3 stopped by the provider (key, quota, model); 4 a limit was reached (--max-failures, --max-ambiguous-cost); 5 local
 disk; 6 another run holds this output, or it is not ours; 70 a bug; 130, 143, 129, 141 interrupted, terminated, hung up,
@@ -43,18 +48,26 @@ reader gone. After 3, 4, 5, 130, 143, 129 and 141 the same command continues.
 
 OnChange = Literal["refuse", "rerun", "keep"]
 Order = Literal["input", "completion"]
-Format = Literal["auto", "jsonl", "text"]
+Format = Literal["auto", "jsonl", "text", "csv", "tsv", "parquet"]
+ResultsFormat = Literal["jsonl", "openai-batch", "csv", "parquet"]
 Progress = Literal["auto", "rich", "plain", "json", "none"]
 
 
 def run(
-    input_: Annotated[str, typer.Argument(metavar="INPUT", help="A JSONL or text file, .gz too; - is standard input.")],
+    input_: Annotated[
+        str, typer.Argument(metavar="INPUT", help="JSONL, text, CSV, TSV, Parquet; .gz, .zst too; - is standard input.")
+    ],
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="Default: INPUT with .results.jsonl; for - standard output.")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("-m", "--model", help="openai/NAME, NAME (with --base-url, as the server knows it), sim/NAME."),
+        typer.Option(
+            "-m",
+            "--model",
+            help="openai/NAME, NAME (with --base-url, as the server knows it), sim/NAME; llmbatch models lists them.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     base_url: Annotated[
         str | None, typer.Option(help="An OpenAI-compatible server, such as http://localhost:8000/v1.")
@@ -63,7 +76,8 @@ def run(
         str | None,
         typer.Option(
             help="The dialect, where it must be said: openai-chat, openai-responses, openai-embeddings, anthropic, "
-            "gemini, gemini-embeddings."
+            "gemini, gemini-embeddings.",
+            autocompletion=completion.apis,
         ),
     ] = None,
     api_version: Annotated[
@@ -98,6 +112,12 @@ def run(
     param: Annotated[
         list[str] | None, typer.Option("-p", "--param", metavar="NAME=VALUE", help="Any body field; repeatable.")
     ] = None,
+    schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A JSON Schema; every answer is JSON that fits it, or an error.")
+    ] = None,
+    schema_retries: Annotated[
+        int, typer.Option(metavar="N", help="How often a row is asked again when its answer does not fit.")
+    ] = SCHEMA_RETRIES,
     concurrency: Annotated[
         str,
         typer.Option(
@@ -120,6 +140,10 @@ def run(
         Path | None, typer.Option(help="Certificates (PEM) to trust besides those that the system trusts.")
     ] = None,
     input_format: Annotated[Format, typer.Option(help="Default: by suffix, then by the first line.")] = "auto",
+    format: Annotated[
+        ResultsFormat | None,
+        typer.Option("--format", help="Of the results. Default: by the output's suffix (.csv, .parquet), else jsonl."),
+    ] = None,
     include_input: Annotated[bool, typer.Option("--include-input", help="Add the row itself to its result.")] = False,
     order: Annotated[
         Order | None, typer.Option(help="Of the output. Default: input for files, completion for standard output.")
@@ -183,10 +207,22 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="With -m sim/NAME: an option of `llmbatch sim`; repeatable."),
     ] = None,
+    # The places of settings are read before this function is called, by configured.ConfiguredCommand.
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Settings. Default: llmbatch.toml here, or in ~/.config/llmbatch."),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Its [profiles.NAME] too.", autocompletion=completion.profiles),
+    ] = None,
+    env_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Variables, NAME=VALUE; those that are set already stay.")
+    ] = None,
 ) -> None:
     """Run a file of prompts. The same command again continues; results appear when every row is done."""
     with Ending() as ending:
-        results = None if dry_run else output_path(input_, output)
+        results = None if dry_run else output_path(input_, output, format)
         summary_file = SummaryFile.checked(summary_json, input_path=input_, results=results)
         ending.tell = summary_file.write_error
         options = RunOptions(
@@ -207,7 +243,10 @@ def run(
             hook_processes=hook_processes,
             system=parse.text_or_file(system, "--system"),
             params=parse.params(param or ()),
+            schema=None if schema is None else _schema_in(schema),
+            schema_retries=schema_retries,
             input_format=input_format,
+            format=format,
             limit=limit,
             concurrency=parse.concurrency(concurrency),
             rpm=rpm,
@@ -239,6 +278,17 @@ def run(
 
         shown = Shown(progress, quiet=quiet, verbose=verbose, summary_file=summary_file)
         ending.code = dry_run_command(options, shown) if dry_run else run_command(options, shown)
+
+
+def _schema_in(path: Path) -> dict[str, Any]:
+    from llmbatch.rules.schema import MAX_SCHEMA_BYTES, schema_of
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_SCHEMA_BYTES + 1)
+    except OSError as error:
+        raise OptionsError(f"--schema {path}: {error.strerror}") from error
+    return schema_of(text, f"--schema {path}")
 
 
 run.__doc__ = cast(Any, run.__doc__) + "\n\n" + EPILOG

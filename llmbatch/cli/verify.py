@@ -13,7 +13,7 @@ EPILOG = """Exit codes: 0 nothing is wrong; 1 something is; 2 no such file; 5 lo
 or one of a newer version.
 """
 
-Format = Literal["auto", "jsonl", "text"]
+Format = Literal["auto", "jsonl", "text", "csv", "tsv", "parquet"]
 
 
 def verify(

@@ -78,6 +78,8 @@ def _identity(fields: dict[str, Any]) -> str | int | float | None:
 
 
 def _refuse_unreadable(line: Line) -> None:
+    if line.problem is not None:
+        raise RowError(line.problem)
     if line.oversize:
         raise RowError(f"longer than the limit of a line, skipped: {_shown(line.data)}")
     if not line.data.strip(b"\x00"):

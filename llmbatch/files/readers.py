@@ -13,13 +13,29 @@ import stat
 import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import orjson
+
 from llmbatch.errors import InputError
+from llmbatch.files import parquet
 from llmbatch.files.lines import BOM, LineSplitter
-from llmbatch.files.sniff import HEAD_BYTES, Format, FormatOption, doubt, enough, first_line, packing, sniff
-from llmbatch.files.sources import ZLIB_GZIP, ByteSource, Gunzip
+from llmbatch.files.sniff import (
+    HEAD_BYTES,
+    PARQUET_MAGIC,
+    Format,
+    FormatOption,
+    Packing,
+    doubt,
+    enough,
+    first_line,
+    packing,
+    sniff,
+)
+from llmbatch.files.sources import ZLIB_GZIP, ByteSource, Gunzip, Unpacked, Unzstd, zstd_library
+from llmbatch.files.tables import RecordSplitter, delimiter_of, header_names
 from llmbatch.options import MAX_LINE_BYTES, STDIO
 from llmbatch.records import Line
 from llmbatch.rules.reasons import excerpt
@@ -29,6 +45,22 @@ QUEUED_BATCHES = 4
 
 T = TypeVar("T")
 Item = list[Line] | Exception | None
+
+_DELIMITER_WORDS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars (|)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What was found out about an input; ``delimiter`` stands between the cells of CSV and TSV."""
+
+    format: Format
+    packing: Packing = "none"
+    delimiter: str = ","
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it has a header, and cells."""
+        return self.format in ("csv", "tsv")
 
 
 async def open_input(
@@ -44,23 +76,25 @@ async def open_input(
 class InputFile:
     """An open input. Read it once, with ``batches``; ``reopen`` gives a fresh one over the very same file.
 
-    ``size_bytes`` is None for a pipe. ``bytes_read`` counts bytes of the file (compressed ones for gzip), up to
-    256 KiB ahead of the lines delivered; offsets of lines count decompressed bytes. After the last batch,
-    ``warnings`` says what was odd, and ``truncated`` is True if rows are missing (cut gzip, file shrunk).
+    ``size_bytes`` is None for a pipe. ``bytes_read`` counts bytes of the file (compressed ones of a packed one), up to
+    256 KiB ahead of the lines delivered; offsets of lines count decompressed bytes, and are 0 in Parquet. ``notes`` say
+    how it is read where that had to be guessed. After the last batch, ``warnings`` says what was odd, and ``truncated``
+    is True if rows are missing (cut gzip, file shrunk).
     One task may read it; ``close`` may be called at any time, and ends a reading that waits.
     """
 
-    def __init__(self, source: ByteSource, format: Format, gzip: bool, max_line_bytes: int) -> None:
-        self.format = format
-        self.gzip = gzip
+    def __init__(self, source: ByteSource, shape: Shape, max_line_bytes: int) -> None:
+        self.format = shape.format
+        self.notes: list[str] = []
         self.warnings: list[str] = []
         self.truncated = False
         self.first_line = b""
         self._source = source
+        self._shape = shape
         self._max_line_bytes = max_line_bytes
         # What a thread reads it also closes, so a file, which may be opened again, lends it a second descriptor.
         self._reading: ByteSource | None = None
-        self._splitter = LineSplitter(max_line_bytes)
+        self._splitter = _splitter(shape, max_line_bytes)
         self._slots = threading.Semaphore(QUEUED_BATCHES)
         self._stopped = threading.Event()
         self._post: Callable[[Item], None] | None = None
@@ -77,6 +111,11 @@ class InputFile:
         return self._reading.bytes_read if self._reading is not None else 0
 
     @property
+    def packed(self) -> bool:
+        """Whether offsets of lines tell nothing of how far into the file they are."""
+        return self._shape.packing != "none" or self.format == "parquet"
+
+    @property
     def blank_lines(self) -> int:
         return self._splitter.blank_lines
 
@@ -88,7 +127,7 @@ class InputFile:
         """The same file again from its start, up to the same size; InputError for a pipe: ``spool`` it first."""
         if not self.reopenable:
             raise InputError("a pipe can be read only once")
-        return InputFile(self._source.again(), self.format, self.gzip, self._max_line_bytes)
+        return InputFile(self._source.again(), self._shape, self._max_line_bytes)
 
     async def batches(self) -> AsyncIterator[list[Line]]:
         """Lists of lines as they come: about 64 KiB from a file, from a pipe what has arrived.
@@ -119,7 +158,7 @@ class InputFile:
             spooled = await _in_daemon_thread(lambda: self._copy(source, directory))
         finally:
             self._stop()
-        return InputFile(spooled, self.format, self.gzip, self._max_line_bytes)
+        return InputFile(spooled, self._shape, self._max_line_bytes)
 
     def close(self) -> None:
         """Stop reading. A thread that waits in a read is left behind; it ends with the process."""
@@ -154,7 +193,11 @@ class InputFile:
         post(end)
 
     def _read_lines(self, source: ByteSource) -> Iterator[list[Line]]:
-        unpacker = Gunzip(source) if self.gzip else None
+        if self.format == "parquet":
+            yield from parquet.batches(source.seekable(), source.name, self._max_line_bytes)
+            self._look_back(source, source.cut())
+            return
+        unpacker = _unpacker(source, self._shape.packing)
         read = unpacker.read if unpacker else source.read
         while not self._stopped.is_set() and (chunk := read()):
             if batch := self._splitter.feed(chunk):
@@ -163,10 +206,10 @@ class InputFile:
             return
         if batch := self._splitter.finish():
             yield batch
-        self._look_back(source, unpacker.damage if unpacker else None)
+        self._look_back(source, unpacker.damage if unpacker and unpacker.damage else source.shrunk())
 
-    def _look_back(self, source: ByteSource, damage: str | None) -> None:
-        if missing := damage or source.shrunk():
+    def _look_back(self, source: ByteSource, missing: str | None) -> None:
+        if missing:
             self.truncated = True
             self.warnings.append(missing)
         if changed := source.changed():
@@ -188,16 +231,53 @@ class InputFile:
 def _open(path: str, input_format: FormatOption, max_line_bytes: int) -> InputFile:
     source = _open_source(path)
     try:
-        head, raw, gzip = _read_head(source, path)
+        head, raw, packed = _read_head(source, path)
         found = sniff(head, path, input_format)
+        if found == "parquet":
+            return _open_parquet(source, raw, packed, max_line_bytes)
+        if found in ("csv", "tsv"):
+            head, raw = _read_on(source, path, head, raw, packed)
     except BaseException:
         source.close()
         raise
     source.push_back(raw)
-    opened = InputFile(source, found, gzip, max_line_bytes)
-    opened.first_line, _ = first_line(head.removeprefix(BOM))
+    first, rest = first_line(head.removeprefix(BOM))
+    shape = Shape(found, packed, delimiter_of(first) if found == "csv" else "\t")
+    opened = InputFile(source, shape, max_line_bytes)
+    opened.first_line = first
+    if shape.is_table:
+        opened.first_line = _header_as_row(first, shape) + first_line(rest)[0]
+        opened.notes.append(f"{source.name} is read as {found.upper()}, with {_DELIMITER_WORDS[shape.delimiter]}")
     opened.warnings.extend(filter(None, [doubt(head, path, found)]))
     return opened
+
+
+def _open_parquet(source: ByteSource, raw: bytes, packed: Packing, max_line_bytes: int) -> InputFile:
+    if packed != "none":
+        raise InputError(f"{source.name} is Parquet within {packed}: unpack it first")
+    if source.size_bytes is None:
+        raise InputError("Parquet can not be read from a pipe, for its index is at the end: give the name of the file")
+    columns = parquet.column_names(source.seekable(), source.name)
+    source.push_back(raw)
+    opened = InputFile(source, Shape("parquet"), max_line_bytes)
+    opened.first_line = orjson.dumps(dict.fromkeys(columns))
+    return opened
+
+
+def _header_as_row(header: bytes, shape: Shape) -> bytes:
+    """The names of the columns as the members of a row."""
+    names, _ = header_names(header, shape.delimiter)
+    return orjson.dumps(dict.fromkeys(names))
+
+
+def _splitter(shape: Shape, max_line_bytes: int) -> LineSplitter | RecordSplitter:
+    return RecordSplitter(max_line_bytes, shape.delimiter) if shape.is_table else LineSplitter(max_line_bytes)
+
+
+def _unpacker(source: ByteSource, packing: Packing) -> Unpacked | None:
+    if packing == "none":
+        return None
+    return Gunzip(source) if packing == "gzip" else Unzstd(source)
 
 
 def _open_source(path: str) -> ByteSource:
@@ -232,26 +312,50 @@ def _refuse_by_mode(mode: int, name: str) -> None:
         raise InputError(f"{excerpt(name)} is a {'socket' if stat.S_ISSOCK(mode) else 'device'}, not a file of rows")
 
 
-def _read_head(source: ByteSource, path: str) -> tuple[bytes, bytes, bool]:
-    """What decides the format: decompressed bytes, the raw bytes they came from, and whether those are gzip."""
+def _read_head(source: ByteSource, path: str) -> tuple[bytes, bytes, Packing]:
+    """What decides the format: decompressed bytes, the raw bytes they came from, and how those are packed."""
     raw = b""
     while len(raw) < 6 and (more := source.read()):  # the longest magic number
         raw += more
-    gzip = packing(raw, path) == "gzip"
-    head = _inflated_head(raw, path) if gzip else raw
-    while not enough(head) and max(len(head), len(raw)) < HEAD_BYTES and (more := source.read()):
+    packed = packing(raw, path)
+    head = _unpacked_head(raw, path, packed)
+    while not _tells(head) and max(len(head), len(raw)) < HEAD_BYTES and (more := source.read()):
         raw += more
-        head = _inflated_head(raw, path) if gzip else raw
-    if gzip:
-        packing(head, path)
-    return head, raw, gzip
+        head = _unpacked_head(raw, path, packed)
+    if packed != "none" and packing(head, path) != "none":
+        raise InputError(f"{excerpt(path)} is packed twice: unpack it once")
+    return head, raw, packed
 
 
-def _inflated_head(raw: bytes, path: str) -> bytes:
+def _read_on(source: ByteSource, path: str, head: bytes, raw: bytes, packed: Packing) -> tuple[bytes, bytes]:
+    """Until a table's first row stands behind its header, for the header alone does not tell two pipes apart."""
+    while head.strip().count(b"\n") < 2 and max(len(head), len(raw)) < HEAD_BYTES and (more := source.read()):
+        raw += more
+        head = _unpacked_head(raw, path, packed)
+    return head, raw
+
+
+def _tells(head: bytes) -> bool:
+    return head.startswith(PARQUET_MAGIC) or enough(head)
+
+
+def _unpacked_head(raw: bytes, path: str, packed: Packing) -> bytes:
+    if packed == "none":
+        return raw
+    if packed == "zstd":
+        return _unzstd_head(raw, path)
     try:
         return zlib.decompressobj(ZLIB_GZIP).decompress(raw, HEAD_BYTES)
     except zlib.error as error:
         raise InputError(f"{excerpt(path)} is damaged gzip: {error}") from None
+
+
+def _unzstd_head(raw: bytes, path: str) -> bytes:
+    zstd = zstd_library(path)
+    try:
+        return bytes(zstd.ZstdDecompressor().decompress(raw, HEAD_BYTES))
+    except zstd.ZstdError as error:
+        raise InputError(f"{excerpt(path)} is damaged zstd: {error}") from None
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:

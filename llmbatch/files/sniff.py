@@ -13,20 +13,28 @@ from llmbatch.errors import InputError
 from llmbatch.files.lines import BOM
 from llmbatch.rules.reasons import excerpt
 
-Format = Literal["jsonl", "text"]
-FormatOption = Literal["auto", "jsonl", "text"]
+Format = Literal["jsonl", "text", "csv", "tsv", "parquet"]
+FormatOption = Literal["auto", "jsonl", "text", "csv", "tsv", "parquet"]
+Packing = Literal["none", "gzip", "zstd"]
 
 GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
+PARQUET_MAGIC = b"PAR1"  # the Parquet specification, "File format"
 HEAD_BYTES = 64 * 1024
 _BINARY_BYTES = 1024
 
-_BY_SUFFIX: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "text"}
-_DUCKDB = "duckdb -c \"COPY (FROM {path}) TO '/dev/stdout' (FORMAT json)\" | llmbatch run -"
-_CSV = "python3 -c 'import csv,json,sys; [print(json.dumps(r)) for r in csv.DictReader(sys.stdin{tabs})]'"
+_BY_SUFFIX: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".txt": "text",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
 
-# Magic numbers: RFC 8878 (zstd), the xz, bzip2 and zip specifications; each with what it is and the command for it.
+# Magic numbers: the xz, bzip2 and zip specifications; each with what it is and the command for it.
 _PACKED: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x28\xb5\x2f\xfd", "zstd compressed", "zstdcat"),
     (b"\xfd7zXZ\x00", "xz compressed", "xzcat"),
     (b"BZh", "bzip2 compressed", "bzcat"),
     (b"PK\x03\x04", "a zip archive (or .xlsx)", "unzip -p"),
@@ -36,15 +44,14 @@ _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _CSV_NAME = re.compile(r'"?[A-Za-z_][\w .()-]*"?')
 
 
-def packing(head: bytes, path: str) -> Literal["gzip", "none"]:
-    """Whether the bytes are gzip; raises InputError for what is packed, or encoded, in a way that is not read."""
+def packing(head: bytes, path: str) -> Packing:
+    """How the bytes are packed; raises InputError for what is packed, or encoded, in a way that is not read."""
     for magic, what, command in _PACKED:
         if head.startswith(magic):
             raise InputError(f"{_shown(path)} is {what}: {_piped(command, path)}")
-    if head.startswith(b"PAR1"):
-        command = _DUCKDB.format(path=_sql_quoted(path))
-        raise InputError(f"{_shown(path)} is a Parquet file, which is not supported yet: {command}")
     _refuse_wide_text(head, path)
+    if head.startswith(ZSTD_MAGIC):
+        return "zstd"
     return "gzip" if head.startswith(GZIP_MAGIC) else "none"
 
 
@@ -62,18 +69,28 @@ def sniff(head: bytes, path: str, input_format: FormatOption) -> Format:
 
     Raises InputError, with the command that would help, for a file that holds no rows.
     """
+    wanted = input_format if input_format != "auto" else _by_suffix(path)
+    if head.startswith(PARQUET_MAGIC):
+        return "parquet"
+    if wanted == "parquet":
+        raise InputError(f"{_shown(path)} is no Parquet file: it starts with {_cut(head)}, not with PAR1")
     head = head.removeprefix(BOM)
     _refuse_wide_text(head, path)
     first, rest = first_line(head)
-    wanted = input_format if input_format != "auto" else _by_suffix(path)
     _refuse_binary(head, first, path)
+    if wanted is None and (table := _table_by_header(first)):
+        wanted = table
+    if wanted == "csv" or wanted == "tsv":
+        _refuse_lone_cr(head, path, rows_are_json=False)
+        _refuse_json_in_table(first, wanted, path)
+        return wanted
     if wanted == "text":
         _refuse_lone_cr(head, path, rows_are_json=False)
         return "text"
     _refuse_lone_cr(head, path, rows_are_json=True)
     if first:
         _refuse_other_json(first, rest, path)
-        _refuse_csv(first, path)
+        _refuse_table_in_json(first, path)
     if wanted is None and first and first[:1] not in b'{"[':
         raise InputError(f"{_shown(path)} starts with {_cut(first)}: for one prompt per line add --input-format text")
     return "jsonl"
@@ -95,12 +112,9 @@ def first_line(head: bytes) -> tuple[bytes, bytes]:
 
 def _by_suffix(path: str) -> Format | None:
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
-    if suffixes and suffixes[-1] == ".gz":
+    if suffixes and suffixes[-1] in (".gz", ".zst"):
         suffixes.pop()
-    last = suffixes[-1] if suffixes else ""
-    if last in (".csv", ".tsv"):
-        raise _csv_refusal(path, tabs=last == ".tsv")
-    return _BY_SUFFIX.get(last)
+    return _BY_SUFFIX.get(suffixes[-1]) if suffixes else None
 
 
 def _refuse_wide_text(head: bytes, path: str) -> None:
@@ -154,21 +168,26 @@ def _is_ours(value: dict[str, Any]) -> bool:
     )
 
 
-def _refuse_csv(first: bytes, path: str) -> None:
+def _table_by_header(first: bytes) -> Literal["csv", "tsv"] | None:
+    """What a first line of several different names promises."""
     if first[:1] in b"{[" or _json(first) is not None:
-        return
+        return None
     line = first.decode("utf-8", "replace")
-    for separator in ("\t", ",", ";"):
+    for separator in ("\t", ",", ";", "|"):
         columns = line.split(separator)
-        if len(columns) > 1 and all(_CSV_NAME.fullmatch(column) for column in columns):
-            raise _csv_refusal(path, tabs=separator == "\t")
+        if len(columns) > 1 and len({*columns}) == len(columns) and all(map(_CSV_NAME.fullmatch, columns)):
+            return "tsv" if separator == "\t" else "csv"
+    return None
 
 
-def _csv_refusal(path: str, *, tabs: bool) -> InputError:
-    command = _CSV.format(tabs=', delimiter="\\t"' if tabs else "")
-    source = "" if path == "-" else f" < {shlex.quote(path)}"
-    kind = "TSV" if tabs else "CSV"
-    return InputError(f"{_shown(path)} is {kind}, which is not supported yet: {command}{source} | llmbatch run -")
+def _refuse_table_in_json(first: bytes, path: str) -> None:
+    if table := _table_by_header(first):
+        raise InputError(f"{_shown(path)} is {table.upper()}, not JSONL: add --input-format {table}")
+
+
+def _refuse_json_in_table(first: bytes, table: str, path: str) -> None:
+    if isinstance(_json(first), dict):
+        raise InputError(f"{_shown(path)} holds JSON rows, not {table.upper()}: add --input-format jsonl")
 
 
 def _json(line: bytes) -> Any:
@@ -180,10 +199,6 @@ def _json(line: bytes) -> Any:
 
 def _piped(command: str, path: str) -> str:
     return f"{command} {'' if path == '-' else shlex.quote(path) + ' '}| llmbatch run -"
-
-
-def _sql_quoted(path: str) -> str:
-    return "'" + path.replace("'", "''") + "'"
 
 
 def _shown(path: str) -> str:

@@ -1,16 +1,20 @@
-"""The raw bytes of an input: a file up to the size it had at the start, a pipe until it ends, gzip inflated."""
+"""The raw bytes of an input: a file up to the size it had at the start, a pipe until it ends; gzip, zstd unpacked."""
 
 from __future__ import annotations
 
 import errno
+import importlib
+import io
 import os
 import select
+import shlex
 import stat
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any, Protocol
 
-from llmbatch.errors import StorageError
+from llmbatch.errors import InputError, StorageError
 from llmbatch.files.sniff import GZIP_MAGIC
 from llmbatch.options import STDIO
 from llmbatch.rules.reasons import excerpt
@@ -79,9 +83,19 @@ class ByteSource:
         self._end = (self._end or 0) + len(chunk)
         self._opened = os.fstat(self._fd)
 
+    def cut(self) -> str | None:
+        """Whether a file that is not read from start to end became shorter since it was opened."""
+        missing = 0 if self._end is None else self._end - os.fstat(self._fd).st_size
+        return f"{self.name} shrank while it was read: {missing} bytes are missing" if missing > 0 else None
+
     def shrunk(self) -> str | None:
         missing = (self.size_bytes or 0) - self.bytes_read
         return f"{self.name} shrank while it was read: {missing} bytes are missing" if missing > 0 else None
+
+    def seekable(self) -> Seekable:
+        """The same bytes for a reader that jumps about in them; what it has read counts here. Of a file only."""
+        assert self._end is not None, "a pipe has one direction"
+        return Seekable(self, self._fd, self._start, self._end - self._start)
 
     def changed(self) -> str | None:
         """What happened to a file while it was read, None for a pipe or if nothing did."""
@@ -124,6 +138,43 @@ class ByteSource:
         return (now.st_dev, now.st_ino) != (self._opened.st_dev, self._opened.st_ino)
 
 
+class Seekable(io.RawIOBase):
+    """A file by position, so that twins do not disturb each other; closing it leaves the descriptor open."""
+
+    def __init__(self, source: ByteSource, fd: int, start: int, size: int) -> None:
+        self._source, self._fd, self._start, self._size = source, fd, start, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self._fd, max(0, min(len(buffer), self._size - self._at)), self._start + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        self._source.bytes_read = min(self._size, self._source.bytes_read + len(data))
+        return len(data)
+
+
+class Unpacked(Protocol):
+    """What comes out of packed bytes; ``damage`` says why it ended too early."""
+
+    damage: str | None
+
+    def read(self) -> bytes: ...
+
+
 class Gunzip:
     """Inflates gzip members one after another, one chunk at a time: a bomb meets the cap on lines, not the memory."""
 
@@ -158,6 +209,47 @@ class Gunzip:
         self._member = zlib.decompressobj(ZLIB_GZIP)
         self._source.push_back(rest)
         return True
+
+
+class Unzstd:
+    """Unpacks zstd frames one after another, one chunk at a time. Raises InputError without a library for it."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self.damage: str | None = None
+        self._source = source
+        self._zstd = zstd_library(source.path)
+        self._frame = self._zstd.ZstdDecompressor()
+
+    def read(self) -> bytes:
+        try:
+            while not self._frame.eof or self._next_frame():
+                raw = self._source.read() if self._frame.needs_input else b""
+                if self._frame.needs_input and not raw:
+                    self.damage = f"{self._source.name} is cut short: the zstd data has no end, so rows are missing"
+                    break
+                if unpacked := self._frame.decompress(raw, CHUNK_BYTES):
+                    return bytes(unpacked)
+        except self._zstd.ZstdError as error:
+            self.damage = f"{self._source.name} is damaged zstd ({error}): rows are missing"
+        return b""
+
+    def _next_frame(self) -> bool:
+        rest = self._frame.unused_data or self._source.read()
+        if rest:
+            self._frame = self._zstd.ZstdDecompressor()
+            self._source.push_back(rest)
+        return bool(rest)
+
+
+def zstd_library(path: str) -> Any:
+    """Python 3.14's own, or the same for older ones. Raises InputError with the commands that help."""
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    command = f"zstdcat {'' if path == STDIO else shlex.quote(path) + ' '}| llmbatch run -"
+    raise InputError(f"{excerpt(path)} is zstd compressed: pip install 'llmbatch[zstd]', or {command}")
 
 
 def _storage_error(doing: str, name: str, error: OSError) -> StorageError:

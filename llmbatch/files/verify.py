@@ -14,6 +14,7 @@ import orjson
 
 from llmbatch.errors import InputError, OptionsError, OutputRefused, StorageError
 from llmbatch.files.checksum import checksum_ok
+from llmbatch.files.export import lines_behind
 from llmbatch.files.index import identity_text
 from llmbatch.files.jsonl import parse_line as parse_row
 from llmbatch.files.jsonl import text_line
@@ -105,6 +106,8 @@ def locate(name: str) -> tuple[OutputPaths, Path]:
 
     Raises InputError if there is none.
     """
+    if (lines := lines_behind(name)) is not None:
+        raise InputError(f"{name} is made from {lines}, which holds the results: name that one")
     if name.endswith(JOURNAL_SUFFIX) and not Path(name + JOURNAL_SUFFIX).exists():
         name = name.removesuffix(JOURNAL_SUFFIX)
     paths = OutputPaths.of(name)

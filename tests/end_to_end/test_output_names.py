@@ -51,7 +51,7 @@ def test_lock_file_of_something_else_is_refused_and_left_as_it_is(llmbatch: Llmb
     assert files(llmbatch) == ["in.jsonl", "poetry.lock"]
 
 
-@pytest.mark.parametrize("name", ["out.csv", "out.TSV", "out.parquet", "out.jsonl.gz", "out.jsonl.zst"])
+@pytest.mark.parametrize("name", ["out.TSV", "out.jsonl.gz", "out.jsonl.zst"])
 def test_name_of_another_format_is_refused(llmbatch: Llmbatch, rows: Path, name: str) -> None:
     done = llmbatch("run", "in.jsonl", "-m", "sim/x", "-o", name)
     assert done.code == 2, done.err
