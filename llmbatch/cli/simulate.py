@@ -25,6 +25,8 @@ def sim(
     ] = None,
     rpm: Annotated[float | None, typer.Option(help="Requests per minute; above that 429.")] = None,
     tpm: Annotated[float | None, typer.Option(help="Tokens per minute; above that 429.")] = None,
+    input_tpm: Annotated[float | None, typer.Option(help="Tokens of prompts per minute; above that 429.")] = None,
+    output_tpm: Annotated[float | None, typer.Option(help="Tokens of answers per minute; above that 429.")] = None,
     burst: Annotated[float, typer.Option(help="Seconds of the limits that may be used at once.")] = 60.0,
     no_headers: Annotated[bool, typer.Option("--no-headers", help="Hide rate-limit and retry headers.")] = False,
     fault: Annotated[
@@ -54,7 +56,10 @@ def sim(
     idle: Annotated[float, typer.Option(help="Seconds until an idle connection is closed.")] = 75.0,
     drain: Annotated[float, typer.Option(help="Seconds to finish what is in flight when stopped.")] = 5.0,
 ) -> None:
-    """Run a simulated OpenAI-compatible provider on loopback, with limits, latencies and faults on demand.
+    """Run a simulated provider on loopback, with limits, latencies and faults on demand.
+
+    It speaks OpenAI Chat Completions, Responses and Embeddings and Anthropic Messages under /v1, Gemini under /v1beta
+    and /v1, and Azure OpenAI under /openai, each with its own refusals, errors and limit headers.
 
     Example: llmbatch sim --rpm 500 --latency lognormal:median=1.2,sigma=0.6,tail=0.01x20 --fault 429=0.01
 
@@ -74,6 +79,8 @@ def sim(
         "output-tokens": output_tokens,
         "rpm": rpm,
         "tpm": tpm,
+        "input-tpm": input_tpm,
+        "output-tpm": output_tpm,
         "burst": burst,
         "no-headers": no_headers,
         "fault": ",".join(fault) if fault else None,

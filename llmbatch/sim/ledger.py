@@ -16,6 +16,7 @@ class Bill:
     """One answer that was produced, and is paid for even if it never arrives."""
 
     request_id: str
+    dialect: str
     prompt_hash: str
     model: str
     prompt_tokens: int
@@ -26,9 +27,9 @@ class Bill:
 class Ledger:
     """Counters of one server. Owned by its event loop; nothing else may change it.
 
-    ``received`` counts chat requests. ``rejected`` counts the error answers by status, ``faults`` the injected faults
-    by kind. ``billed_by_prompt`` says how often each prompt (its `prompt_hash`) was paid for, ``unread_by_prompt`` how
-    often of these the client left before it had read the answer to its end.
+    ``received`` counts requests to models. ``rejected`` counts the error answers by status, ``faults`` the injected
+    faults by kind. ``billed_by_prompt`` says how often each prompt (its `prompt_hash`) was paid for,
+    ``unread_by_prompt`` how often of these the client left before it had read the answer to its end.
     """
 
     def __init__(self, path: Path | None = None) -> None:

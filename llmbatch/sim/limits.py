@@ -1,4 +1,4 @@
-"""The rate limiter: may a request go now, and what do the x-ratelimit headers say? The clock is an argument.
+"""The rate limiter: may a request go now, and what is left? The clock is an argument.
 
 A meter is a bucket that refills evenly, kept as one number: the time at which it will be full again (GCRA). That is how
 OpenAI's headers read: the reset of a limit of 10,000 per minute with 9,998 left is 12 ms.
@@ -21,6 +21,16 @@ class Refusal:
     limit: float
     needs: float
     wait_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a meter shows. ``reset_s`` is the time until it is full again."""
+
+    unit: str
+    limit: float
+    remaining: int
+    reset_s: float
 
 
 class Meter:
@@ -53,33 +63,41 @@ class Meter:
 
 
 class Limiter:
-    """Requests and tokens per minute, either of them None for no limit."""
+    """Requests, tokens, and tokens of input and of output per minute, any of them None for no limit."""
 
-    def __init__(self, rpm: float | None, tpm: float | None, burst_s: float) -> None:
-        limits = (("requests", rpm), ("tokens", tpm))
-        self._meters = [Meter(unit, limit, burst_s) for unit, limit in limits if limit is not None]
+    def __init__(
+        self,
+        rpm: float | None,
+        tpm: float | None,
+        burst_s: float,
+        input_tpm: float | None = None,
+        output_tpm: float | None = None,
+    ) -> None:
+        limits = {"requests": rpm, "tokens": tpm, "input-tokens": input_tpm, "output-tokens": output_tpm}
+        self._meters = [Meter(unit, limit, burst_s) for unit, limit in limits.items() if limit is not None]
 
-    def admit(self, now_s: float, tokens: int) -> Refusal | None:
-        """Take one request of ``tokens`` from every meter, or say why not and take nothing."""
-        costs = [(meter, 1 if meter.unit == "requests" else tokens) for meter in self._meters]
-        refusals = [refusal for meter, cost in costs if (refusal := meter.refusal(now_s, cost))]
+    def admit(self, now_s: float, input_tokens: int, output_tokens: int) -> Refusal | None:
+        """Take one request of so many tokens from every meter, or say why not and take nothing."""
+        if not self._meters:
+            return None
+        cost = {
+            "requests": 1,
+            "tokens": input_tokens + output_tokens,
+            "input-tokens": input_tokens,
+            "output-tokens": output_tokens,
+        }
+        refusals = [refusal for meter in self._meters if (refusal := meter.refusal(now_s, cost[meter.unit]))]
         if refusals:
             return max(refusals, key=lambda refusal: math.inf if refusal.wait_s is None else refusal.wait_s)
-        for meter, cost in costs:
-            meter.take(now_s, cost)
+        for meter in self._meters:
+            meter.take(now_s, cost[meter.unit])
         return None
 
-    def headers(self, now_s: float) -> list[tuple[str, str]]:
-        """The x-ratelimit-* headers of OpenAI; resets are Go durations."""
-        return [header for meter in self._meters for header in _headers(meter, now_s)]
-
-
-def _headers(meter: Meter, now_s: float) -> list[tuple[str, str]]:
-    return [
-        (f"x-ratelimit-limit-{meter.unit}", f"{meter.per_minute:.0f}"),
-        (f"x-ratelimit-remaining-{meter.unit}", str(meter.remaining(now_s))),
-        (f"x-ratelimit-reset-{meter.unit}", go_duration(meter.reset_s(now_s))),
-    ]
+    def readings(self, now_s: float) -> list[Reading]:
+        return [
+            Reading(meter.unit, meter.per_minute, meter.remaining(now_s), meter.reset_s(now_s))
+            for meter in self._meters
+        ]
 
 
 def go_duration(seconds: float) -> str:

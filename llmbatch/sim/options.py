@@ -26,6 +26,7 @@ class SimOptions:
     first_token            when a stream begins (at the latency if None); it ends when the whole answer would come
     output_tokens          length of answers; by nature that of the echoed prompt
     rpm, tpm, burst_s      limits per minute, in buckets that hold ``burst_s`` seconds of them
+    input_tpm, output_tpm  tokens per minute of prompts and of answers, as Anthropic counts them
     headers                False hides the rate-limit and retry headers
     faults, script         rates by kind (see `FAULTS`), and rules that come before them
     retry_after            what the faults 429, 503 and 529 say, word for word
@@ -43,6 +44,8 @@ class SimOptions:
     output_tokens: Distribution | None = None
     rpm: float | None = None
     tpm: float | None = None
+    input_tpm: float | None = None
+    output_tpm: float | None = None
     burst_s: float = BURST_S
     headers: bool = True
     faults: Mapping[str, float] = field(default_factory=dict)
@@ -122,6 +125,8 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "output-tokens": ("output_tokens", parse_distribution),
     "rpm": ("rpm", _positive),
     "tpm": ("tpm", _positive),
+    "input-tpm": ("input_tpm", _positive),
+    "output-tpm": ("output_tpm", _positive),
     "burst": ("burst_s", _positive),
     "no-headers": ("headers", lambda text: not _flag(text)),
     "fault": ("faults", _faults),

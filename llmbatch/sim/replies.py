@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import orjson
-
-from llmbatch.sim.chat_answer import ChatAnswer, StreamEvents, completion_body, event, stream_steps
+from llmbatch.sim.answer import Answer
+from llmbatch.sim.dialect import Dialect, Stream
 from llmbatch.sim.http11 import LAST_CHUNK, Headers, chunk, response_head
 from llmbatch.sim.ledger import Bill
-from llmbatch.sim.problems import FAULTS, ApiError
+from llmbatch.sim.problems import FAULTS
 
 Ending = Literal["keep", "close", "reset", "stall"]
 """Afterwards the connection waits for the next request, is closed, is reset (RST), or never says anything again."""
@@ -21,24 +21,17 @@ Parts = Iterator[tuple[float, bytes]]
 
 JSON = "application/json"
 GATEWAY_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body>bad gateway</body></html>"
-# A gateway that failed behind a status of 200 (OpenRouter API reference, "Errors").
-ERROR_IN_200 = orjson.dumps({"error": {"code": 502, "message": "Provider returned error"}})
-# OpenAI sends an error in mid-stream as one event with an error object.
-_ERROR_EVENT = event({"error": {"message": "The server had an error.", "type": "server_error", "code": None}})
+# Tokens that fall into one tick of a paced stream share a chunk: 10,000 streams must not need a timer per token.
+TICK_S = 0.02
 
-# How a stream goes on from half of its tokens, under the faults that strike there.
-_STREAM_SPOILS: dict[str, bytes] = {
-    "reset-after": b"",
-    "truncate": b"",
-    "error200": chunk(_ERROR_EVENT) + LAST_CHUNK,
-    "garbage-json": chunk(b'data: {"id":"chatcmpl-\n\n') + chunk(b"data: [DONE]\n\n") + LAST_CHUNK,
-}
 _ENDINGS: dict[str, Ending] = {
     "reset-before": "reset",
     "reset-after": "reset",
     "truncate": "close",
     "stall": "stall",
 }
+# The faults that strike a stream in its middle; the others are the same with and without.
+_STREAM_FAULTS = frozenset({"reset-after", "truncate", "error200", "garbage-json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +59,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """An admitted request and all that is foreseen for it. ``events`` is set when the answer is to be streamed."""
+    """An admitted request and all that is foreseen for it. ``stream`` is set when the answer is to be streamed."""
 
-    answer: ChatAnswer
-    events: StreamEvents | None
+    dialect: Dialect
+    answer: Answer
+    stream: Stream | None
     timing: Timing
     fault: str | None
     bill: Bill
@@ -83,13 +77,22 @@ def timing_of(latency_s: float, first_token_s: float | None, tokens: int, tokens
     return Timing(min(latency_s if first_token_s is None else first_token_s, total_s), total_s)
 
 
-def json_reply(status: int, body: bytes, headers: Headers, time_s: float) -> Reply:
+def stream_steps(tokens: int, first_s: float, total_s: float) -> Iterator[tuple[float, int, int]]:
+    """When which tokens of a stream are sent: (seconds after arrival, from, to).
+
+    The first token goes at ``first_s`` and the last at ``total_s``, evenly between. Tokens that are due at once are
+    still chunks of their own.
+    """
+    span_s = total_s - first_s
+    steps = tokens if span_s <= 0 else min(tokens, max(2, math.ceil(span_s / TICK_S)))
+    for step in range(steps):
+        at_s = first_s + span_s * step / max(1, steps - 1)
+        yield at_s, tokens * step // steps, tokens * (step + 1) // steps
+
+
+def json_reply(status: int, body: bytes, headers: Headers, time_s: float, content_type: str = JSON) -> Reply:
     """An answer that goes at once."""
-    return Reply(iter([(0.0, _response(status, JSON, body, headers, time_s))]), status)
-
-
-def error_reply(error: ApiError, headers: Headers, time_s: float) -> Reply:
-    return json_reply(error.status, error.body, headers, time_s)
+    return Reply(iter([(0.0, _response(status, content_type, body, headers, time_s))]), status)
 
 
 def work_reply(work: Work) -> Reply:
@@ -100,10 +103,8 @@ def work_reply(work: Work) -> Reply:
     if work.fault in ("reset-before", "stall"):
         return Reply(iter(()), None, _ENDINGS[work.fault], working=True)
     if fault.error:
-        response = _response(fault.error.status, JSON, fault.error.body, work.headers, work.time_s)
-        at_s = work.timing.total_s if fault.late else 0.0
-        return Reply(iter([(at_s, response)]), fault.error.status, working=True)
-    spoilt = _spoilt_stream(work) if work.events and work.fault in _STREAM_SPOILS else _spoilt_body(work)
+        return _error_reply(work, work.fault, work.timing.total_s if fault.late else 0.0)
+    spoilt = _spoilt_stream(work) if work.stream and work.fault in _STREAM_FAULTS else _spoilt_body(work)
     return Reply(
         spoilt,
         502 if work.fault == "502" else 200,
@@ -113,46 +114,59 @@ def work_reply(work: Work) -> Reply:
     )
 
 
+def _error_reply(work: Work, fault: str, at_s: float) -> Reply:
+    vendor = work.dialect.vendor
+    error = vendor.errors[fault]
+    body = error.body(work.bill.request_id)
+    response = _response(error.status, vendor.content_type, body, work.headers, work.time_s)
+    return Reply(iter([(at_s, response)]), error.status, working=True)
+
+
 def _good_parts(work: Work) -> Parts:
-    if work.events is None:
-        return iter([(work.timing.total_s, _completion(work, completion_body(work.answer)))])
-    return _stream_parts(work, work.events)
+    if work.stream is None:
+        return iter([(work.timing.total_s, _whole(work, work.dialect.body(work.answer)))])
+    return _stream_parts(work, work.stream)
 
 
-def _stream_parts(work: Work, events: StreamEvents) -> Parts:
+def _stream_parts(work: Work, stream: Stream) -> Parts:
     timing = work.timing
-    yield timing.first_s, _stream_head(work) + _chunks(events.role())
+    yield timing.first_s, _stream_head(work) + _chunks(stream.begin())
     for at_s, start, stop in stream_steps(work.answer.tokens, timing.first_s, timing.total_s):
-        yield at_s, _chunks(events.content(start, stop))
-    yield timing.total_s, _chunks(events.finish()) + LAST_CHUNK
+        yield at_s, _chunks(stream.content(start, stop))
+    yield timing.total_s, _chunks(stream.finish()) + LAST_CHUNK
 
 
 def _spoilt_stream(work: Work) -> Parts:
     """Half of the tokens, then the fault."""
-    assert work.events, "only a streamed answer can be spoilt in mid-stream"
-    assert work.fault, "only a fault spoils"
+    assert work.stream, "only a streamed answer can be spoilt in mid-stream"
     timing, half = work.timing, work.answer.tokens // 2
-    yield timing.first_s, _stream_head(work) + _chunks(work.events.role())
+    yield timing.first_s, _stream_head(work) + _chunks(work.stream.begin())
     at_s = timing.first_s
     for at_s, start, stop in stream_steps(work.answer.tokens, timing.first_s, timing.total_s):
         if stop > half:
             break
-        yield at_s, _chunks(work.events.content(start, stop))
-    yield at_s, _STREAM_SPOILS[work.fault]
+        yield at_s, _chunks(work.stream.content(start, stop))
+    if work.fault == "error200":
+        yield at_s, _chunks(work.stream.failure()) + LAST_CHUNK
+    elif work.fault == "garbage-json":
+        yield at_s, _chunks(work.stream.garbage()) + LAST_CHUNK
+    else:
+        yield at_s, b""
 
 
 def _spoilt_body(work: Work) -> Parts:
-    body = completion_body(work.answer)
+    body = work.dialect.body(work.answer)
+    content_type = work.dialect.vendor.content_type
     pages: dict[str | None, tuple[int, str, bytes]] = {
         "502": (502, "text/html", GATEWAY_PAGE),
         "html": (200, "text/html", GATEWAY_PAGE),
-        "empty": (200, JSON, b""),
-        "error200": (200, JSON, ERROR_IN_200),
-        "garbage-json": (200, JSON, body[: len(body) // 2]),
+        "empty": (200, content_type, b""),
+        "error200": (200, content_type, work.dialect.failure(work.answer)),
+        "garbage-json": (200, content_type, body[: len(body) // 2]),
     }
     deliveries: dict[str | None, bytes] = {
         "reset-after": b"",
-        "truncate": _completion(work, body)[: -(len(body) // 2)],
+        "truncate": _whole(work, body)[: -(len(body) // 2)],
     }
     if work.fault in deliveries:
         return iter([(work.timing.total_s, deliveries[work.fault])])
@@ -160,19 +174,17 @@ def _spoilt_body(work: Work) -> Parts:
     return iter([(work.timing.total_s, _response(status, content_type, page, work.headers, work.time_s))])
 
 
-def _completion(work: Work, body: bytes) -> bytes:
-    return _response(200, JSON, body, [*work.headers, *_processing(work)], work.time_s)
+def _whole(work: Work, body: bytes) -> bytes:
+    vendor = work.dialect.vendor
+    headers = [*work.headers, *vendor.good_headers(work.timing.total_s)]
+    return _response(200, vendor.content_type, body, headers, work.time_s)
 
 
 def _stream_head(work: Work) -> bytes:
     stream: Headers = [("content-type", "text/event-stream; charset=utf-8"), ("transfer-encoding", "chunked")]
-    return response_head(200, [*stream, *work.headers, *_processing(work)], work.time_s)
-
-
-def _processing(work: Work) -> Headers:
-    # For a stream OpenAI counts the time to its beginning.
-    busy_s = work.timing.first_s if work.events else work.timing.total_s
-    return [("openai-processing-ms", f"{busy_s * 1000:.0f}"), ("openai-version", "2020-10-01")]
+    return response_head(
+        200, [*stream, *work.headers, *work.dialect.vendor.good_headers(work.timing.first_s)], work.time_s
+    )
 
 
 def _response(status: int, content_type: str, body: bytes, headers: Headers, time_s: float) -> bytes:

@@ -55,7 +55,7 @@ KEY = {"AZURE_OPENAI_API_KEY": "test-key"}
 DIALECTS = (
     Dialect("OpenAI Chat", "sim/demo", "openai-chat"),
     Dialect("OpenAI Responses", "sim/demo", "openai-responses"),
-    Dialect("Anthropic", "sim/demo", "anthropic"),
+    Dialect("Anthropic", "sim/claude-haiku-5-5", "anthropic"),
     Dialect("Gemini", "sim/demo", "gemini"),
     Dialect("Azure v1", "azure/demo", "", environment={**KEY, "AZURE_OPENAI_ENDPOINT": "{origin}"}),
     Dialect(
@@ -151,7 +151,10 @@ async def embeddings(dialect: Dialect, ask: Ask) -> None:
 
 
 async def usage(dialect: Dialect, ask: Ask) -> None:
-    rows = [{"system": LONG, "prompt": f"{PROMPT} {number}", "reasoning_effort": "low"} for number in range(2)]
+    # Anthropic thinks and caches only where it is told to: both cost money.
+    params = {"thinking": {"type": "adaptive"}, "cache_control": {"type": "ephemeral"}}
+    params = params if dialect.api == "anthropic" else {"reasoning_effort": "low"}
+    rows: list[Any] = [{"system": LONG, "prompt": f"{PROMPT} {number}", "params": params} for number in range(2)]
     if not dialect.chat:
         rows = [{"input": PROMPT}]
     results = await ask(rows, concurrency=1)

@@ -7,15 +7,19 @@ from typing import Any
 import orjson
 import pytest
 
+from llmbatch.sim.answer import answer_to
 from llmbatch.sim.answers import count_tokens, expected_answer, prompt_hash
-from llmbatch.sim.chat_answer import StreamEvents, answer_chat, completion_body, stream_steps
-from llmbatch.sim.chat_request import ChatRequest, parse_chat
+from llmbatch.sim.ask import Ask
+from llmbatch.sim.chat_answer import ChatStream, completion_body
+from llmbatch.sim.chat_request import parse_chat
 from llmbatch.sim.problems import ApiError
+from llmbatch.sim.replies import stream_steps
 
 USER = {"role": "user", "content": "The parcel came late."}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
 
 
-def chat(**fields: Any) -> ChatRequest:
+def chat(**fields: Any) -> Ask:
     return parse_chat(orjson.dumps({"model": "m", "messages": [USER], **fields}))
 
 
@@ -26,19 +30,20 @@ def test_documented_request_is_accepted():
         reasoning_effort="low",
         seed=11,
         service_tier="flex",
-        response_format={"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": {}}},
+        response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "string"}}},
         temperature=None,
     )
-    assert request == ChatRequest("m", "The parcel came late.", 15, 64, 1, False, False)
+    assert request == Ask("m", "The parcel came late.", 15, 64, reasoning_tokens=16, schema={"type": "string"})
 
 
 def test_prompt_is_the_last_user_message():
     parts = {
         "role": "user",
-        "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "text", "text": "b"}],
+        "content": [{"type": "text", "text": "a"}, IMAGE, {"type": "text", "text": "b"}],
     }
     answer = {"role": "assistant", "content": None, "tool_calls": []}
-    assert chat(messages=[USER, parts, answer]).prompt == "ab"
+    request = chat(messages=[USER, parts, answer])
+    assert (request.prompt, request.images, request.prompt_tokens) == ("ab", 1, 6 + 1 + 85)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +78,7 @@ def test_wrong_request_gets_the_documented_error(body: Any, code: str | None, pa
         )
     with pytest.raises(ApiError) as refused:
         parse_chat(body)
-    error = json.loads(refused.value.body)["error"]
+    error = json.loads(refused.value.body("req_1"))["error"]
     assert refused.value.status == 400
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, param)
     assert error["message"]
@@ -94,11 +99,11 @@ def test_answer_has_the_length_asked_for(tokens: int):
 
 
 def test_completion_has_the_documented_shape():
-    answer = answer_chat(chat(n=2), "chatcmpl-1", 1795219200, None)
+    answer = answer_to(chat(n=2), 1, 1795219200, None)
     body = json.loads(completion_body(answer))
     text = expected_answer(USER["content"])
     assert body["object"] == "chat.completion"
-    assert (body["id"], body["created"], body["model"]) == ("chatcmpl-1", 1795219200, "m")
+    assert (body["id"], body["created"], body["model"]) == ("chatcmpl-sim00000001", 1795219200, "m")
     assert [choice["index"] for choice in body["choices"]] == [0, 1]
     assert body["choices"][0]["message"] == {
         "role": "assistant",
@@ -116,15 +121,16 @@ def test_completion_has_the_documented_shape():
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_answer_is_cut_at_the_maximum(field: str):
-    answer = answer_chat(chat(**{field: 3}), "c", 0, None)
-    assert answer.finish_reason == "length"
-    assert answer.text == expected_answer(USER["content"])[:12]
-    assert answer.usage["completion_tokens"] == 3
+    answer = answer_to(chat(**{field: 3}), 1, 0, None)
+    body = json.loads(completion_body(answer))
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["choices"][0]["message"]["content"] == expected_answer(USER["content"])[:12]
+    assert body["usage"]["completion_tokens"] == 3
 
 
 def test_answer_that_just_fits_is_not_cut():
-    answer = answer_chat(chat(max_tokens=4), "c", 0, 4)
-    assert (answer.finish_reason, answer.tokens) == ("stop", 4)
+    answer = answer_to(chat(max_tokens=4), 1, 0, 4)
+    assert (answer.cut, answer.tokens) == (False, 4)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +148,10 @@ def test_stream_sends_every_token_once_in_time(tokens: int, first_s: float, tota
 
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_stream_has_the_documented_order(include_usage: bool):
-    answer = answer_chat(chat(), "c", 0, None)
-    events = StreamEvents(answer, include_usage)
+    answer = answer_to(chat(stream=True, stream_options={"include_usage": include_usage}), 1, 0, None)
+    events = ChatStream(answer)
     lines = b"".join(
-        itertools.chain(events.role(), events.content(0, 3), events.content(3, answer.tokens), events.finish())
+        itertools.chain(events.begin(), events.content(0, 3), events.content(3, answer.tokens), events.finish())
     )
     *data, done, rest = lines.split(b"\n\n")
     assert (done, rest) == (b"data: [DONE]", b"")
@@ -153,7 +159,7 @@ def test_stream_has_the_documented_order(include_usage: bool):
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     if include_usage:
         last = chunks.pop()
-        assert last["choices"] == [] and last["usage"] == answer.usage
+        assert last["choices"] == [] and last["usage"] == json.loads(completion_body(answer))["usage"]
         assert all(chunk["usage"] is None for chunk in chunks)
     else:
         assert not any("usage" in chunk for chunk in chunks)
