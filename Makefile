@@ -64,7 +64,7 @@ campaign-%: $(READY)
 lock:  ## pin the tested set anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
-		--no-annotate --extra dev pyproject.toml .ci/build.in --output-file .ci/constraints.txt
+		--no-annotate --extra dev --extra parquet --extra zstd pyproject.toml .ci/build.in --output-file .ci/constraints.txt
 
 clean:
 	rm -rf $(VENV) .demo .mutants .coverage .pytest_cache .mypy_cache .ruff_cache
