@@ -30,7 +30,7 @@ def document_of(status: int, headers: Mapping[str, str], body: bytes) -> Any | F
         document = loads(body)
     except (ValueError, RecursionError):
         return _not_json(status, headers, body)
-    if isinstance(document, dict) and document.get("error"):
+    if isinstance(document, dict) and (document.get("error") or document.get("object") == "error"):
         return _error_with_200(headers, body)
     if nests_too_deeply(document, body):
         return unusable("bad_answer", f"the answer nests deeper than {MAX_NESTING} levels", status, headers)

@@ -42,8 +42,8 @@ _IN_CONFIG = {
     "n": "candidateCount",
 }
 _EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
-# Models that know a budget and no levels; what Google's OpenAI-compatible endpoint makes of an effort (Gemini API guide,
-# "OpenAI compatibility").
+# Models that know a budget and no levels; what Google's OpenAI-compatible endpoint makes of an effort
+# (Gemini API guide, "OpenAI compatibility").
 _BY_BUDGET = "gemini-2.5"
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
 # "auto" is what the server does when nothing is said.

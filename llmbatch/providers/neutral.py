@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmbatch.records import Request
+from llmbatch.rules.messages import check_messages
 from llmbatch.rules.params import without_overridden
 from llmbatch.rules.reasons import RowError
 
@@ -40,10 +41,18 @@ def _reader(api: str) -> Callable[[Body], Request]:
 
 
 def _of_chat(body: Body) -> Request:
-    params = {name: value for name, value in body.items() if name not in ("model", "messages")}
-    return Request(str(body.get("model")), body["messages"], params)
+    messages = body.get("messages")
+    check_messages(messages)
+    return Request(str(body.get("model")), messages or (), _rest(body, "messages"))
 
 
 def _of_embeddings(body: Body) -> Request:
-    params = {name: value for name, value in body.items() if name not in ("model", "input")}
-    return Request(str(body.get("model")), params=params, input=body.get("input"))
+    texts = body.get("input")
+    if not all(isinstance(text, str) for text in (texts if isinstance(texts, list) else [texts])):
+        raise RowError("'input' of numbers means another text to every model: give it as text")
+    return Request(str(body.get("model")), params=_rest(body, "input"), input=texts)
+
+
+def _rest(body: Body, said: str) -> dict[str, Any]:
+    """The parameters; how the answer travels is the run's business."""
+    return {name: value for name, value in body.items() if name not in ("model", "stream", "stream_options", said)}

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from llmbatch.records import Failure, FailureClass
+from llmbatch.records import Failure, FailureClass, Usage
 from llmbatch.rules.headers import retry_after_s
 from llmbatch.rules.reasons import excerpt
 
@@ -40,6 +40,7 @@ NO_MONEY_CODES = frozenset(
 _STATUS: dict[int, tuple[FailureClass, bool]] = {
     408: ("ambiguous", True),
     409: ("rejected", True),
+    424: ("rejected", True),  # TGI: the generation failed
     425: ("rejected", True),
     429: ("rejected", True),
     498: ("rejected", True),
@@ -69,6 +70,16 @@ _TYPE = {
     529: "overloaded",
 }
 
+# OpenAI and most, Anthropic, OpenRouter, Bedrock, Azure.
+_REQUEST_IDS = (
+    "x-request-id",
+    "request-id",
+    "x-generation-id",
+    "x-amzn-requestid",
+    "apim-request-id",
+    "x-ms-request-id",
+)
+
 # What gateways say inside an answer that began with 200, where no status can say it any more.
 _STATUS_WORDS = {
     **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "too_many_requests", "insufficient_quota"), 429),
@@ -82,6 +93,19 @@ _CONTEXT_PHRASES = (
     "context window",
     "exceed_context_size",
     "max_new_tokens` must be",
+    "input tokens exceed",
+    "exceed model maximum",
+    "available context size",
+    "while limit is",
+)
+# OpenRouter, "Errors and Debugging", ``metadata.error_type``: what it says of trying again, whatever the status is.
+_WORTH_ANOTHER_TRY = frozenset(
+    {"rate_limit_exceeded", "provider_overloaded", "provider_unavailable", "server", "timeout"}
+)
+_FINAL = frozenset(
+    {"context_length_exceeded", "max_tokens_exceeded", "token_limit_exceeded", "string_too_long", "invalid_request"}
+    | {"invalid_prompt", "precondition_failed", "payload_too_large", "unprocessable", "content_policy_violation"}
+    | {"refusal"}
 )
 # A 403 for what stands in the row (OpenRouter's moderation, gateways with guardrails) ...
 _CONTENT = re.compile(
@@ -97,7 +121,8 @@ _MODEL_PHRASES = ("model_not_found", "does not exist", "try pulling it first")
 
 def http_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     """The Failure of a complete HTTP answer whose status is not 2xx."""
-    code, kind_word, message = error_fields(parse_error(body))
+    error = parse_error(body)
+    code, kind_word, message = error_fields(error)
     text = message or _plain(body) or f"HTTP {status} without a message"
     if 300 <= status < 400:
         return _redirect(status, headers)
@@ -112,12 +137,12 @@ def http_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failur
         rate_limited=status == 429,
         request_id=request_id(headers),
     )
-    return _obey(_with_fatality(failure, code, kind_word), headers)
+    return _obey(_as_routed(_with_fatality(failure, code, kind_word), error), headers)
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The server's name for this request: the user's only proof in a billing dispute."""
-    return headers.get("x-request-id") or headers.get("x-generation-id") or headers.get("apim-request-id")
+    return next((value for name in _REQUEST_IDS if (value := headers.get(name))), None)
 
 
 def parse_error(body: bytes) -> Mapping[str, Any]:
@@ -128,9 +153,13 @@ def parse_error(body: bytes) -> Mapping[str, Any]:
         return {}
     if not isinstance(document, dict):
         return {}
-    error = document.get("error", document)
+    error = document.get("error", document.get("detail", document))
     if isinstance(error, str):
-        return {"message": error}
+        said = {"message": document.get("error_description") or error, "type": document.get("error_type")}
+        return {name: value for name, value in said.items() if value}
+    if isinstance(error, list):
+        complaints = "; ".join(filter(None, map(_complaint, error)))
+        return {"message": complaints} if complaints else {}
     return error if isinstance(error, dict) else {}
 
 
@@ -163,6 +192,31 @@ def broken_off(error: Any) -> Failure:
     return Failure("unusable", named, message or "an error in mid-answer", http_status=200, retryable=True)
 
 
+def filtered(usage: Usage) -> Failure:
+    """An answer of which the provider's filter left nothing; it is paid for."""
+    message = "the provider's content filter left nothing of the answer"
+    return Failure("permanent", "content_filter", message, http_status=200, usage=usage)
+
+
+def broken_stream(error: Any, data: str, *, began: bool) -> Failure:
+    """An error event in a stream, ``data``. Before any answer it counts as its own status; once the answer ``began``,
+    that part may have been billed."""
+    code, word, _ = error_fields(error if isinstance(error, dict) else {})
+    status = status_of(code, word)
+    if status is not None and not began:
+        return http_failure(status, {}, data.encode("utf-8", "replace"))
+    return broken_off(error)
+
+
+def _complaint(item: Any) -> str:
+    """One of FastAPI's: ``{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}``."""
+    if not isinstance(item, dict) or not isinstance(item.get("msg"), str):
+        return ""
+    place = item.get("loc")
+    where = ".".join(map(str, place)) if isinstance(place, list) else ""
+    return f"{where}: {item['msg']}".removeprefix(": ")
+
+
 def _class_of(status: int) -> tuple[FailureClass, bool]:
     if status in _STATUS:
         return _STATUS[status]
@@ -181,6 +235,8 @@ def _type_of(status: int, code: str, word: str, message: str) -> str:
         return "context_length_exceeded"
     if status == 404 and any(phrase in lowered or phrase in code for phrase in _MODEL_PHRASES):
         return "model_not_found"
+    if status == 413 and code == _TYPE[429]:
+        return _TYPE[413]  # Groq: more than a whole minute's tokens in one request
     if code and not code.isdigit():
         return code
     if status == 403 and _CONTENT.search(f"{word} {lowered}"):
@@ -207,6 +263,19 @@ def _with_fatality(failure: Failure, code: str, word: str) -> Failure:
 def _locks_out(said: str) -> bool:
     """Whether a 403 that says this would meet every row."""
     return _CONTENT.search(said) is None and _NO_ENTRY.search(said) is not None and not said.lstrip().startswith("<")
+
+
+def _as_routed(failure: Failure, error: Mapping[str, Any]) -> Failure:
+    """What OpenRouter makes of its upstream's error, which may have another status."""
+    metadata = error.get("metadata")
+    word = metadata.get("error_type") if isinstance(metadata, dict) else None
+    if failure.fatal or not isinstance(word, str):
+        return failure
+    if word in _WORTH_ANOTHER_TRY and not failure.retryable:
+        return replace(failure, kind="rejected", type=word, retryable=True, rate_limited=word == _TYPE[429])
+    if word in _FINAL and failure.retryable:
+        return replace(failure, kind="permanent", type=word, retryable=False, rate_limited=False)
+    return failure
 
 
 def _obey(failure: Failure, headers: Mapping[str, str]) -> Failure:

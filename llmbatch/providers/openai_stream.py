@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from llmbatch.providers.finish_reasons import BROKEN_OFF, native, normalised
 from llmbatch.providers.json_text import loads_chunk, writable
-from llmbatch.providers.openai_errors import broken_off, error_fields, http_failure, status_of
-from llmbatch.providers.openai_usage import usage_of
+from llmbatch.providers.openai_errors import broken_stream, filtered
+from llmbatch.providers.openai_usage import charged_usd, usage_of
 from llmbatch.records import Failure, Reply
 from llmbatch.rules.kept import KEPT_TEXT_CHARS
 from llmbatch.rules.reasons import excerpt
@@ -21,16 +22,18 @@ class ChatStream:
     """Reads the chunks of one streamed completion up to ``[DONE]``, or to an error. Owned by one attempt.
 
     The answer is complete when its finish reason came: some servers leave out ``[DONE]``, and proxies write it
-    also when the model broke off.
+    also when the model broke off. ``names_cost``: the usage holds the price.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, names_cost: bool = False) -> None:
         self.ended = False
+        self._names_cost = names_cost
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
         self._tools: dict[int, dict[str, Any]] = {}
         self._finish_reason: str | None = None
+        self._upstream_reason: str | None = None
         self._model: str | None = None
         self._service_tier: str | None = None
         self._indices: set[int] = set()
@@ -47,50 +50,50 @@ class ChatStream:
         except (ValueError, RecursionError):
             chunk = None
         if not isinstance(chunk, dict):
-            return self._fail(_unusable("bad_stream", f"not a JSON object in the stream: {excerpt(data)}"))
+            return self._fail(unusable_stream("bad_stream", f"not a JSON object in the stream: {excerpt(data)}"))
         if chunk.get("error"):
-            return self._fail(self._error(chunk["error"], data))
+            began = bool(self._text or self._reasoning or self._tools)
+            return self._fail(broken_stream(chunk["error"], data, began=began))
         self._model = _text(chunk.get("model")) or self._model
-        self._usage = chunk.get("usage") or self._usage
+        self._usage = chunk.get("usage") or _groq_usage(chunk) or self._usage
         self._service_tier = _text(chunk.get("service_tier")) or self._service_tier
         return self._choices(chunk.get("choices"))
 
     @property
     def text(self) -> str:
         """The text so far; of a refusal, its words. No more of it than is kept."""
-        return str(writable(_start(self._text or self._refusal)))
+        return str(writable(start_of(self._text or self._refusal)))
 
     def finish(self) -> Reply | Failure:
         """The whole answer; a Failure that keeps the text so far if there is no whole one."""
-        text = writable("".join(self._text))
-        failure = self._failure or self._missing(len(text))
+        text, refusal = writable("".join(self._text)), writable("".join(self._refusal))
+        tool_calls = writable([self._tools[index] for index in sorted(self._tools)]) or None
+        ended = normalised(self._finish_reason, calls_tools=bool(tool_calls), refuses=bool(refusal))
+        failure = self._failure or self._missing(ended, len(text))
         if failure is not None:
             return replace(failure, output_so_far=self.text or None)
+        usage = usage_of(self._usage)
+        if ended == "content_filter" and not (refusal or text or tool_calls):
+            return filtered(usage)
         return Reply(
-            output=writable("".join(self._refusal)) or text,
-            finish_reason=self._finish_reason,
+            output=refusal or text,
+            finish_reason=ended,
             model=self._model,
-            usage=usage_of(self._usage),
-            tool_calls=writable([self._tools[index] for index in sorted(self._tools)]) or None,
+            usage=usage,
+            tool_calls=tool_calls,
             reasoning=writable("".join(self._reasoning)) or None,
             choices=len(self._indices) or 1,
             service_tier=self._service_tier,
+            native_finish_reason=native(ended, self._finish_reason, self._upstream_reason),
+            charged_usd=charged_usd(self._usage) if self._names_cost else None,
         )
 
-    def _missing(self, characters: int) -> Failure | None:
-        if self._finish_reason is None:
-            return _unusable("stream_cut", f"the stream ended before its end marker, after {characters:,} characters")
-        if self._finish_reason == "error":
-            return _unusable("stream_error", f"the model broke off after {characters:,} characters")
+    def _missing(self, ended: str | None, characters: int) -> Failure | None:
+        if ended is None:
+            return cut_stream(characters)
+        if ended == BROKEN_OFF:
+            return unusable_stream("stream_error", f"the model broke off after {characters:,} characters")
         return None
-
-    def _error(self, error: Any, data: str) -> Failure:
-        """Before any text an error counts as its own status; after it, the text may have been billed."""
-        code, word, _ = error_fields(error if isinstance(error, dict) else {})
-        status = status_of(code, word)
-        if status is not None and not self._text and not self._reasoning and not self._tools:
-            return http_failure(status, {}, data.encode("utf-8", "replace"))
-        return broken_off(error)
 
     def _fail(self, failure: Failure) -> bool:
         self._failure = failure
@@ -108,18 +111,21 @@ class ChatStream:
                 self._indices |= {0, index}
             return False
         self._finish_reason = _text(choice.get("finish_reason")) or self._finish_reason
+        self._upstream_reason = _text(choice.get("native_finish_reason")) or self._upstream_reason
         delta = choice.get("delta")
         return isinstance(delta, dict) and self._delta(delta)
 
     def _delta(self, delta: Mapping[str, Any]) -> bool:
+        said, thought = content_of(delta.get("content")) or ("", "")
         news = False
-        for name, parts in (
-            ("content", self._text),
-            ("refusal", self._refusal),
-            ("reasoning_content", self._reasoning),
-            ("reasoning", self._reasoning),
+        for value, parts in (
+            (said, self._text),
+            (_text(delta.get("refusal")), self._refusal),
+            (_text(delta.get("reasoning_content")), self._reasoning),
+            (_text(delta.get("reasoning")), self._reasoning),
+            (thought, self._reasoning),
         ):
-            if value := _text(delta.get(name)):
+            if value:
                 parts.append(value)
                 news = True
         calls = delta.get("tool_calls")
@@ -141,7 +147,25 @@ class ChatStream:
             call["function"]["arguments"] += _text(function.get("arguments")) or ""
 
 
-def _start(parts: Iterable[str]) -> str:
+def content_of(content: Any) -> tuple[str, str] | None:
+    """Text and thought of a message's ``content``: a string, nothing, or Mistral's list of chunks; None for garbage."""
+    if content is None or isinstance(content, str):
+        return content or "", ""
+    if not isinstance(content, list) or not all(isinstance(chunk, dict) for chunk in content):
+        return None
+    thoughts = [chunk.get("thinking") for chunk in content if chunk.get("type") == "thinking"]
+    return _joined(content), "".join(_text(thought) or _joined(thought) for thought in thoughts)
+
+
+def _joined(chunks: Any) -> str:
+    if not isinstance(chunks, list):
+        return ""
+    texts = (chunk.get("text") for chunk in chunks if isinstance(chunk, dict) and chunk.get("type") == "text")
+    return "".join(_text(text) or "" for text in texts)
+
+
+def start_of(parts: Iterable[str]) -> str:
+    """The beginning of a text that comes in parts: as much as is kept of one that fails."""
     taken: list[str] = []
     size = 0
     for part in parts:
@@ -152,9 +176,21 @@ def _start(parts: Iterable[str]) -> str:
     return "".join(taken)[:KEPT_TEXT_CHARS]
 
 
+def unusable_stream(word: str, message: str) -> Failure:
+    """A stream that was probably billed, and gives no answer."""
+    return Failure("unusable", word, message, http_status=200, retryable=True)
+
+
+def cut_stream(characters: int) -> Failure:
+    """A stream without its protocol's end."""
+    return unusable_stream("stream_cut", f"the stream ended before its end marker, after {characters:,} characters")
+
+
+def _groq_usage(chunk: Mapping[str, Any]) -> Any:
+    """Groq API reference, "Streaming": the last chunk has it under ``x_groq``."""
+    own = chunk.get("x_groq")
+    return own.get("usage") if isinstance(own, dict) else None
+
+
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _unusable(word: str, message: str) -> Failure:
-    return Failure("unusable", word, message, http_status=200, retryable=True)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from llmbatch.errors import OptionsError
 from llmbatch.providers.base import Provider
-from llmbatch.providers.services import SERVICES, Service, dialect, known_service, own_server
+from llmbatch.providers.base_url import check_url, is_loopback, origin
+from llmbatch.providers.places import Said, gemini_base, placed
+from llmbatch.providers.services import (
+    GEMINI,
+    SERVICES,
+    Service,
+    dialect,
+    known_service,
+    own_server,
+    service_at,
+    service_named,
+)
 from llmbatch.records import Request
+
+__all__ = ["SIM", "Target", "is_loopback", "origin", "resolve"]
 
 SIM = "sim"
 
-_LABEL = re.compile(r"[a-z0-9_-]{1,63}", re.ASCII | re.IGNORECASE)
 _NO_ENVIRONMENT: Mapping[str, str] = {}
 
 
@@ -83,7 +93,7 @@ class Target:
     @property
     def needs_key(self) -> bool:
         """A provider's own address always does; somebody's own server may or may not."""
-        return not self.simulated and self.service.needs_key and self.base_url == self.service.base_url
+        return not self.simulated and self.service.needs_key
 
 
 def resolve(
@@ -109,93 +119,51 @@ def resolve(
         raise OptionsError(f"model {model!r} has no name after the provider")
     if prefix == SIM and name and base_url is None:
         return _simulated(name, api, api_version)
+    said = Said(model, base_url and base_url.rstrip("/"), api, api_version, environment)
     if base_url is not None:
-        return _at(base_url.rstrip("/"), model, api, api_version)
-    service = SERVICES.get(prefix) if name else known_service(model or "")
+        return _at(said)
+    service = service_named(prefix) if name else known_service(model or "")
     if service is None:
         raise OptionsError(
             f"provider {prefix!r} of model {model!r} is not known here (known: {', '.join(SERVICES)}, sim). "
             "For an OpenAI-compatible server add its address: --base-url http://localhost:8000/v1"
         )
-    asked = name or model
-    service = service.located(environment, asked, api_version)
-    return _target(service, service.base_url, asked, api, api_version)
+    return _target(service, replace(said, model=name or model))
 
 
 def _simulated(name: str, api: str | None, api_version: str | None) -> Target:
     service = own_server(api)
-    return replace(_target(service, service.simulated_base, name, api, api_version), simulated=True)
+    base_url = service.simulated_base
+    if GEMINI in service.apis:
+        base_url = gemini_base(base_url, api_version)
+    provider = dialect(_api_of(service, name, api), service, api_version)
+    return Target(provider, base_url, name, service, simulated=True, api_version=api_version)
 
 
-def _at(base_url: str, model: str | None, api: str | None, api_version: str | None) -> Target:
-    _check_url(base_url)
-    prefix, _, name = (model or "").partition("/")
-    host = urlsplit(base_url).hostname or ""
-    for service in SERVICES.values():
-        if service.host and (host == service.host or host.endswith("." + service.host)):
-            return _target(service, base_url, name if prefix == service.name else model, api, api_version)
-    service = own_server(api)
-    return _target(service, base_url, name if name and prefix == service.name else model, api, api_version)
+def _at(said: Said) -> Target:
+    """At an address that was said: whose it is, or what was said of it, tells the service."""
+    assert said.base_url is not None, "only asked with one"
+    check_url(said.base_url, "--base-url")
+    prefix, _, name = (said.model or "").partition("/")
+    named = service_named(prefix) if name else None
+    own = service_at(urlsplit(said.base_url).hostname or "")
+    # Azure behind a gateway: nobody else has a version and no --api.
+    if own is None and named is SERVICES["azure"] and said.api_version is not None:
+        own = replace(named, needs_key=False)
+    service = own or own_server(said.api)
+    if named is not None and named.name == service.name:
+        said = replace(said, model=name)
+    return _target(service, said)
 
 
-def _target(service: Service, base_url: str, model: str | None, api: str | None, api_version: str | None) -> Target:
+def _target(service: Service, said: Said) -> Target:
+    service = placed(service, said)
+    provider = dialect(_api_of(service, said.model, said.api), service, said.api_version)
+    return Target(provider, service.base_url, said.model, service, api_version=said.api_version)
+
+
+def _api_of(service: Service, model: str | None, api: str | None) -> str:
     named = api or service.api_of(model)
     if named not in service.apis:
         raise OptionsError(f"{service.name} does not speak {named!r}; --api may be {', '.join(service.apis)}")
-    return Target(dialect(named, service, api_version), base_url, model, service, api_version=api_version)
-
-
-def origin(url: str) -> str:
-    """``https://host:port`` of a URL, the port always said."""
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """True for this machine itself: ``localhost``, 127.0.0.0/8, ::1 and ::ffff:127.0.0.0/104.
-
-    No other name is, whatever it resolves to; ``localhost`` is held to it when the connection is made
-    (``calls.connect.loopback_socket``). Numbers that only a resolver takes for an address are names.
-    """
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    # Not left to ip_address: Python before 3.13 says no for the mapped ones.
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
-def _check_url(url: str) -> None:
-    if " " in url or not url.isprintable():
-        raise OptionsError("--base-url has blanks, or characters that no URL has")
-    try:
-        parts = urlsplit(url)
-        port_ok = parts.port is None or parts.port > 0
-    except ValueError:
-        port_ok, parts = False, urlsplit("")
-    if "@" in url:
-        raise OptionsError("--base-url must not carry a user name or password; use --key-env NAME for the key")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
-        raise OptionsError(f"--base-url {url!r} is no http(s) URL; an example: http://localhost:8000/v1")
-    if not _is_host(parts.hostname):
-        raise OptionsError(f"--base-url {url!r}: {parts.hostname!r} is no name of a host")
-    if "?" in url or "#" in url:
-        raise OptionsError("--base-url must not carry a query or fragment")
-    for end in ("/chat/completions", "/responses", "/embeddings", "/messages"):
-        if parts.path.rstrip("/").endswith(end):
-            raise OptionsError(f"--base-url is the address before {end}; leave that part out")
-
-
-def _is_host(host: str) -> bool:
-    """An address, or a name that can be looked up: labels of 1 to 63 characters, 253 in all (RFC 1035)."""
-    if ":" in host:
-        return True  # urlsplit has looked at addresses in brackets
-    try:
-        name = host.encode("idna").decode().removesuffix(".")
-    except UnicodeError:
-        return False
-    return len(name) <= 253 and all(map(_LABEL.fullmatch, name.split(".")))
+    return named

@@ -17,11 +17,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from llmbatch.providers.anthropic import Anthropic
 from llmbatch.providers.base import Provider
+from llmbatch.providers.gemini import Gemini
+from llmbatch.providers.gemini_embeddings import GeminiEmbeddings
 from llmbatch.providers.openai_chat import OpenAIChat
+from llmbatch.providers.openai_embeddings import OpenAIEmbeddings
+from llmbatch.providers.openai_responses import OpenAIResponses
 from llmbatch.records import Failure, Reply, Request
 
-DIALECTS: dict[str, Provider] = {"openai-chat": OpenAIChat()}
+DIALECTS: dict[str, Provider] = {
+    "openai-chat": OpenAIChat(),
+    "openai-responses": OpenAIResponses(),
+    "openai-embeddings": OpenAIEmbeddings(),
+    "anthropic": Anthropic(),
+    "gemini": Gemini(),
+    "gemini-embeddings": GeminiEmbeddings(),
+}
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()

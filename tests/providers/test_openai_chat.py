@@ -10,9 +10,11 @@ import pytest
 from multidict import CIMultiDict
 
 from llmbatch.files.results import result_line
+from llmbatch.providers.manners import PLAIN
 from llmbatch.providers.openai_chat import OpenAIChat
 from llmbatch.providers.openai_stream import ChatStream
 from llmbatch.providers.openai_usage import usage_of
+from llmbatch.providers.services import SERVICES
 from llmbatch.records import Failure, Reply, Request, Result, Usage
 from llmbatch.rules.nesting import MAX_NESTING
 
@@ -51,19 +53,19 @@ def delta(content: str | None = None, finish_reason: Any = None, index: int = 0,
 
 
 @pytest.mark.parametrize(
-    ("renames", "request_", "body"),
+    ("openai", "request_", "body"),
     [
         (False, Request("m", [{"a": 1}]), {"model": "m", "messages": [{"a": 1}]}),
         (False, Request("m", [], {"max_tokens": 5}), {"model": "m", "messages": [], "max_tokens": 5}),
         (True, Request("m", [], {"max_tokens": 5}), {"model": "m", "messages": [], "max_completion_tokens": 5}),
-        (True, Request("m", [], {}, {"max_tokens": 5}), {"model": "m", "messages": [], "max_tokens": 5}),  # -p: as is
+        (True, Request("m", [], {}, {"max_tokens": 5}), {"model": "m", "messages": [], "max_completion_tokens": 5}),
         (False, Request("m", [], {"seed": 2}, {"seed": 1, "x": 3}), {"model": "m", "messages": [], "seed": 2, "x": 3}),
         (False, Request("m", [], {"model": "row"}), {"model": "row", "messages": []}),
         (True, Request("m", body={"model": "b", "max_tokens": 5}), {"model": "b", "max_tokens": 5}),
     ],
 )
-def test_encode(renames: bool, request_: Request, body: dict[str, Any]) -> None:
-    assert OpenAIChat(renames_max_tokens=renames).encode(request_) == body
+def test_encode(openai: bool, request_: Request, body: dict[str, Any]) -> None:
+    assert OpenAIChat(SERVICES["openai"].manners if openai else PLAIN).encode(request_) == body
 
 
 def test_a_streamed_request_asks_for_usage() -> None:
@@ -419,7 +421,8 @@ def test_error_types(status: int, body: Any, word: str, fatal: bool) -> None:
         (b'{"error":"m2"}', "m2"),
         (b'{"object":"error","message":"m3"}', "m3"),
         (b'{"message":"m4"}', "m4"),
-        (b'{"detail":"m5"}', '{"detail":"m5"}'),
+        (b'{"detail":"m5"}', "m5"),
+        (b'{"detail":[{"loc":["body","seed"],"msg":"no such field"},{"msg":"b"},7]}', "body.seed: no such field; b"),
         (b"m6", "m6"),
         (b"", "HTTP 400 without a message"),
         (b'{"error":{"message":["m7"]}}', '{"error":{"message":["m7"]}}'),
@@ -509,3 +512,107 @@ def test_the_text_so_far_can_be_read_at_any_time() -> None:
     refused = ChatStream()
     refused.feed(json.dumps(delta(None, refusal="no")))
     assert refused.text == "no"
+
+
+# What servers of this dialect say in their own way
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "normal", "native"),
+    [
+        ({"content": "a"}, "stop", "stop", None),
+        ({"content": "a"}, "end_turn", "stop", "end_turn"),
+        ({"content": "a"}, "eos_token", "stop", "eos_token"),
+        ({"content": "a"}, "max_tokens", "length", "max_tokens"),
+        ({"content": "a"}, "model_length", "context_length", "model_length"),
+        ({"content": "a"}, "something_new", "something_new", None),
+        ({"content": None, "tool_calls": [{"id": "c"}]}, "tool_calls", "tool_calls", None),
+        ({"content": None, "tool_calls": [{"id": "c"}]}, "stop", "tool_calls", "stop"),
+        ({"content": None, "tool_calls": [{"id": "c"}]}, "length", "length", None),
+        ({"content": None, "function_call": {"name": "f", "arguments": "{}"}}, "function_call", "tool_calls",
+         "function_call"),
+        ({"content": None, "refusal": "no"}, "stop", "content_filter", "stop"),
+        ({"content": "half"}, "content_filter", "content_filter", None),
+    ],
+)  # fmt: skip
+def test_why_an_answer_ended_in_one_set_of_words(
+    message: dict[str, Any], reason: str, normal: str, native: str | None
+) -> None:
+    whole = reply(answer(message, reason))
+    assert (whole.finish_reason, whole.native_finish_reason) == (normal, native)
+    if "function_call" in message:
+        assert whole.tool_calls == [{"type": "function", "function": message["function_call"]}]
+    else:
+        calls = [{"index": 0, **call} for call in message.get("tool_calls") or []]
+        streamed_ = stream(delta(message.get("content"), reason, refusal=message.get("refusal"), tool_calls=calls))
+        assert isinstance(streamed_, Reply)
+        assert (streamed_.finish_reason, streamed_.native_finish_reason) == (normal, native)
+
+
+@pytest.mark.parametrize("reason", ["error", "abort", "insufficient_system_resource"])
+def test_a_model_that_broke_off_gave_no_answer(reason: str) -> None:
+    for outcome in (failure(answer({"content": "half"}, reason)), stream(delta("half", reason))):
+        assert isinstance(outcome, Failure)
+        assert (outcome.kind, outcome.type, outcome.retryable) == ("unusable", "stream_error", True)
+
+
+def test_an_answer_of_which_the_filter_left_nothing_is_final_and_paid_for() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 1}
+    choice = {"message": {"content": ""}, "finish_reason": "content_filter"}
+    whole = failure(json.dumps({"choices": [choice], "usage": usage}).encode())
+    streamed_ = stream({**delta("", "content_filter"), "usage": usage}, "[DONE]")
+    for outcome in (whole, streamed_):
+        assert isinstance(outcome, Failure)
+        assert (outcome.kind, outcome.type, outcome.retryable) == ("permanent", "content_filter", False)
+        assert outcome.usage == Usage(9, 1)
+
+
+def test_mistrals_chunks_of_text_and_thought() -> None:
+    chunks = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": "a"},
+        {"type": "x"},
+    ]
+    for outcome in (reply(answer({"content": chunks})), stream(delta(chunks), delta("b", "stop"))):  # type: ignore[arg-type]
+        assert isinstance(outcome, Reply) and outcome.reasoning == "hm" and outcome.output in ("a", "ab")
+    assert failure(answer({"content": ["a"]})).type == "bad_answer"
+
+
+@pytest.mark.parametrize(
+    ("usage", "usd"),
+    [
+        ({"cost": 0.0000037, "is_byok": False}, 0.0000037),
+        ({"cost": 0}, 0.0),
+        ({"cost": 0.1, "is_byok": True, "cost_details": {"upstream_inference_cost": 2.0}}, 2.1),
+        ({"cost": 0.1, "is_byok": True, "cost_details": {"upstream_inference_cost": None}}, None),
+        ({"cost": -1}, None),
+        ({"cost": "1"}, None),
+        ({"cost": True}, None),
+        ({"cost": 10**18}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_the_price_that_openrouter_names(usage: Any, usd: float | None) -> None:
+    openrouter = OpenAIChat(SERVICES["openrouter"].manners)
+    document = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": usage}
+    whole = openrouter.decode(200, NONE, json.dumps(document).encode())
+    decoder = openrouter.stream_decoder()
+    decoder.feed(json.dumps({**delta("a", "stop"), "usage": usage}))
+    for outcome in (whole, decoder.finish()):
+        assert isinstance(outcome, Reply) and outcome.charged_usd == usd
+    assert reply(json.dumps(document).encode()).charged_usd is None  # elsewhere it may mean anything
+
+
+def test_usage_where_groq_and_deepseek_have_it() -> None:
+    outcome = stream(
+        delta("a", "stop"), {"choices": [], "x_groq": {"usage": {"prompt_tokens": 5, "completion_tokens": 1}}}
+    )
+    assert isinstance(outcome, Reply) and outcome.usage == Usage(5, 1)
+    assert usage_of({"prompt_cache_hit_tokens": 64}).cached_input_tokens == 64
+    both = {"prompt_cache_hit_tokens": 64, "prompt_tokens_details": {"cached_tokens": 0}}
+    assert usage_of(both).cached_input_tokens == 0
+
+
+def test_a_path_may_name_the_model() -> None:
+    assert OpenAIChat(path="/d/{model}/c?v=1").path("a/b") == "/d/a%2Fb/c?v=1"

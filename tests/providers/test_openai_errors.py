@@ -12,6 +12,7 @@ from llmbatch.providers.openai_errors import (
     MESSAGE_KEPT_CHARS,
     WORD_KEPT,
     broken_off,
+    broken_stream,
     error_fields,
     http_failure,
     parse_error,
@@ -37,6 +38,8 @@ def failure(status: int, error: Any = None, **headers: str) -> Failure:
         (407, "permanent", "proxy_login", False),
         (408, "ambiguous", "server_timeout", True),
         (413, "permanent", "request_too_large", False),
+        (424, "rejected", "http_424", True),
+        (498, "rejected", "http_498", True),
         (499, "permanent", "http_499", False),
         (500, "rejected", "http_500", True),
         (502, "ambiguous", "bad_gateway", True),
@@ -68,6 +71,11 @@ def test_a_status_alone(status: int, kind: str, word: str, retryable: bool) -> N
         (503, {"message": "The context window of the pool is gone"}, "overloaded"),
         (404, {"message": "m", "code": "model_not_found"}, "model_not_found"),
         (400, {"message": "The model does not exist"}, "bad_request"),
+        (400, {"message": "Input tokens exceed the configured limit of 272000 tokens."}, "context_length_exceeded"),
+        (400, {"message": "Current length is 9000 while limit is 8192"}, "context_length_exceeded"),
+        (413, {"message": "TPM: Limit 6000", "code": "rate_limit_exceeded"}, "request_too_large"),
+        (429, {"message": "m", "code": "slow_down"}, "slow_down"),
+        (400, {"message": "m", "code": "unsupported_parameter"}, "unsupported_parameter"),
         (418, {"message": "m", "type": "teapot"}, "teapot"),
         (400, {"message": "m", "type": "teapot"}, "bad_request"),
         (400, {"message": "m", "code": "17"}, "bad_request"),
@@ -132,6 +140,9 @@ def test_a_redirect_is_refused_with_the_way_out(location: str | None, shown: str
         ({"X-Request-Id": "a", "X-Generation-Id": "b", "Apim-Request-Id": "c"}, "a"),
         ({"X-Request-Id": "", "X-Generation-Id": "b", "Apim-Request-Id": "c"}, "b"),
         ({"Apim-Request-Id": "c"}, "c"),
+        ({"Request-Id": "d"}, "d"),
+        ({"X-Amzn-RequestId": "e"}, "e"),
+        ({"X-Ms-Request-Id": "f"}, "f"),
     ],
 )
 def test_the_servers_name_for_a_request(headers: dict[str, str], name: str | None) -> None:
@@ -190,6 +201,11 @@ def test_what_a_server_says_is_bounded() -> None:
         (b'{"error":{"a":1}}', {"a": 1}),
         (b'{"error":"m"}', {"message": "m"}),
         (b'{"message":"m"}', {"message": "m"}),
+        (b'{"error":"m","error_type":"overloaded"}', {"message": "m", "type": "overloaded"}),
+        (b'{"error":"invalid_grant","error_description":"m"}', {"message": "m"}),
+        (b'{"detail":"m"}', {"message": "m"}),
+        (b'{"detail":[{"loc":["body",0],"msg":"m"},{"msg":"n"},7,{"msg":8}]}', {"message": "body.0: m; n"}),
+        (b'{"detail":[7]}', {}),
         (b'{"error":null}', {}),
         (b'{"error":[1]}', {}),
         (b"[1]", {}),
@@ -206,3 +222,31 @@ def test_where_the_error_stands(body: bytes, error: dict[str, Any]) -> None:
 )
 def test_the_servers_word_on_retrying_counts_unless_no_row_can_succeed(status: int, word: str, retryable: bool) -> None:
     assert failure(status, x_should_retry=word).retryable is retryable
+
+
+@pytest.mark.parametrize(
+    ("status", "error_type", "kind", "word", "retryable", "rate_limited"),
+    [
+        (500, "context_length_exceeded", "permanent", "context_length_exceeded", False, False),
+        (429, "content_policy_violation", "permanent", "content_policy_violation", False, False),
+        (400, "rate_limit_exceeded", "rejected", "rate_limit_exceeded", True, True),
+        (400, "provider_overloaded", "rejected", "provider_overloaded", True, False),
+        (429, "rate_limit_exceeded", "rejected", "rate_limit_exceeded", True, True),
+        (400, "invalid_request", "permanent", "bad_request", False, False),
+        (502, "unmapped", "ambiguous", "bad_gateway", True, False),
+        (502, ["refusal"], "ambiguous", "bad_gateway", True, False),
+    ],
+)
+def test_what_a_router_says_of_its_upstream_counts_more_than_the_status(
+    status: int, error_type: Any, kind: str, word: str, retryable: bool, rate_limited: bool
+) -> None:
+    found = failure(status, {"message": "m", "code": status, "metadata": {"error_type": error_type}})
+    assert (found.kind, found.type, found.retryable) == (kind, word, retryable)
+    assert found.rate_limited is rate_limited
+
+
+@pytest.mark.parametrize(("began", "kind", "status"), [(False, "rejected", 429), (True, "unusable", 200)])
+def test_an_error_in_a_stream_counts_as_its_status_until_the_answer_began(began: bool, kind: str, status: int) -> None:
+    error = {"message": "m", "code": 429}
+    found = broken_stream(error, json.dumps({"error": error}), began=began)
+    assert (found.kind, found.http_status, found.message) == (kind, status, "m")

@@ -49,7 +49,7 @@ def test_sim_starts_a_server_of_its_own_and_has_no_key() -> None:
 
 @pytest.mark.parametrize(
     ("base_url", "needed"),
-    [(None, True), ("https://api.openai.com/v1/", True), (LOCAL, False), ("https://api.together.xyz/v1", False)],
+    [(None, True), ("https://api.openai.com/v1/", True), (LOCAL, False), ("https://api.together.xyz/v1", True)],
 )
 def test_needs_key(base_url: str | None, needed: bool) -> None:
     assert resolve("m", base_url).needs_key is needed
