@@ -60,7 +60,18 @@ def stream(
     slows the sending down. Nothing is kept: what was paid for is yours once you have it.
     However many rows fail, it goes on; with ``max_failures`` it raises ProviderStopped.
     """
-    for name in ("output", "restart", "on_change", "order", "limit", "include_input", "input_format", "format", "before", "after"):
+    for name in (
+        "output",
+        "restart",
+        "on_change",
+        "order",
+        "limit",
+        "include_input",
+        "input_format",
+        "format",
+        "before",
+        "after",
+    ):
         if name in settings:
             raise OptionsError(f"stream() writes no file and takes no {name!r}")
     return stream_rows(rows, RunOptions(input="-", **{"max_failures": "100%", **settings}), listen, stop or Stop())

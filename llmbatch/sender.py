@@ -231,7 +231,7 @@ class Sender:
         key = self._key()
         self._has_key = key is not None
         if key is not None:
-            headers.update(self._target.key_headers(key.reveal()))
+            headers.update(self._target.key_headers(key.reveal(), key.source.removeprefix("$")))
         self._guard_secrets(key)
         return headers
 
@@ -307,7 +307,8 @@ class Sender:
 
     def _finished(self, job: Job, outcome: Outcome, trace: Trace) -> Awaitable[None] | None:
         if isinstance(outcome, Reply):
-            trace.cost_usd = self._prices.cost_usd(outcome, job.request.model)
+            charged = outcome.charged_usd
+            trace.cost_usd = self._prices.cost_usd(outcome, job.request.model) if charged is None else charged
         elif outcome is not None and outcome.usage is not None:
             trace.cost_usd = self._prices.cost_usd(Reply(None, None, None, outcome.usage), job.request.model)
         written = self._finish(job, outcome, trace)

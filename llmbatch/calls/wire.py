@@ -34,6 +34,7 @@ from llmbatch.rules.flags import flags_of
 from llmbatch.rules.kept import KEPT_BODY_BYTES
 from llmbatch.rules.reasons import excerpt
 from llmbatch.rules.redact import Redactor
+from llmbatch.rules.vectors import as_asked
 
 # Below the 5 s after which uvicorn (vLLM, SGLang) closes idle connections: else a request meets a closing one.
 KEEPALIVE_S = 4.0
@@ -203,10 +204,12 @@ class Wire:
                     attempt.failure = _bounded(abandoned, provider.name, request.model, body, data)
                     raise
         attempt.latency_s = self._clock() - attempt.sent_s
+        if isinstance(outcome, Reply) and provider.embeds:
+            outcome = as_asked(outcome, request)
         if isinstance(outcome, Failure):
             attempt.failure = _bounded(self._redactor.failure(outcome), provider.name, request.model, body, data)
             raise CallFailed(attempt.failure)
-        flags = flags_of(outcome, request.model)
+        flags = flags_of(outcome, None if self._target.service.deployments else request.model)
         return self._redactor.reply(replace(outcome, flags=flags) if flags else outcome)
 
     async def _exchange(self, asked: _Asked, guard: Guard, total_s: float) -> Reply | Failure:

@@ -49,6 +49,9 @@ _TAKEN = frozenset({path[0] for path in OURS.values()} | {"input", "crc", "reque
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _INT64 = range(-(2**63), 2**63)
+_EXACT = range(-(2**53), 2**53 + 1)  # as a float, too
+# Of two kinds that differ; of any others text.
+_JOINED: dict[frozenset[Kind], Kind] = {frozenset(("int", "float")): "float", frozenset(("int", "long")): "long"}
 
 
 class Columns:
@@ -97,10 +100,10 @@ def kind_of(value: Any) -> Kind | None:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if value in _INT64 else "text"
+        return "int" if value in _EXACT else "long" if value in _INT64 else "text"
     if isinstance(value, float):
         return "float"
-    if isinstance(value, list) and value and all(type(number) in (int, float) for number in value):
+    if isinstance(value, list) and value and all(map(_fits_float, value)):
         return "vector"
     return "text"
 
@@ -111,7 +114,7 @@ def joined(one: Kind | None, other: Kind | None) -> Kind | None:
         return other
     if other is None:
         return one
-    return "float" if {one, other} == {"int", "float"} else "text"
+    return _JOINED.get(frozenset((one, other)), "text")
 
 
 def typed(value: Any, kind: Kind) -> Any:
@@ -133,6 +136,10 @@ def csv_cell(value: Any) -> str:
     if not isinstance(value, str):
         return json_text(value)
     return f"'{value}" if value.startswith(_FORMULA) and not _NUMBER.fullmatch(value) else value
+
+
+def _fits_float(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and value in _EXACT)
 
 
 def _at(line: Line, path: tuple[str, ...]) -> Any:

@@ -7,6 +7,7 @@ a list of pairs.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib
 from base64 import b64encode
@@ -19,12 +20,15 @@ import orjson
 
 from llmbatch.errors import InputError, OptionsError, StorageError
 from llmbatch.files.lines import OVERSIZE_HEAD_BYTES
+from llmbatch.files.tables import wrong_names
 from llmbatch.records import Line
+from llmbatch.rules.reasons import excerpt
 
 # Rows decoded at a time: few, for a row may hold an image.
 BATCH_ROWS = 256
 
-Kind = Literal["bool", "int", "float", "vector", "text"]
+# A long is an integer that is none as a float.
+Kind = Literal["bool", "int", "long", "float", "vector", "text"]
 
 INSTALL = "pip install 'llmbatch[parquet]'"
 
@@ -43,14 +47,18 @@ def column_names(file: Any, name: str) -> list[str]:
 
 
 def batches(file: Any, name: str, max_line_bytes: int) -> Iterator[list[Line]]:
-    """The rows as lines of JSON, numbered from 1, a few at a time. Raises StorageError where they can not be read."""
+    """The rows as lines of JSON, numbered from 1, a few at a time. Raises StorageError where they can not be read.
+
+    A row with a value that Python has no word for is a line that says so, as is every row where names are wrong.
+    """
     number = 0
     opened = _open(file, name)
+    wrong = wrong_names([str(column) for column in opened.schema_arrow.names], "the table")
     _, pa = _pyarrow()
     try:
         for batch in opened.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
             lines = []
-            for row in _readable(batch).to_pylist():
+            for row in [wrong] * batch.num_rows if wrong else _rows(batch):
                 number += 1
                 lines.append(_line(number, row, max_line_bytes))
             yield lines
@@ -82,6 +90,7 @@ class TableWriter:
         types = {
             "bool": self._pa.bool_(),
             "int": self._pa.int64(),
+            "long": self._pa.int64(),
             "float": self._pa.float64(),
             "vector": self._pa.list_(self._pa.float64()),
             "text": self._pa.string(),
@@ -115,17 +124,49 @@ def _open(file: Any, name: str) -> Any:
         raise InputError(f"{name} is damaged Parquet: {error}") from None
 
 
-def _readable(batch: Any) -> Any:
-    """Nanoseconds, for which Python has no type, as text."""
+def _rows(batch: Any) -> list[Mapping[str, Any] | str]:
+    """The rows; of one that can not be read what is wrong with it."""
+    with contextlib.suppress(ValueError, ArithmeticError, LookupError):
+        columns = [_values(column) for column in batch.columns]
+        return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return [_row(batch.slice(at, 1)) for at in range(batch.num_rows)]
+
+
+def _row(batch: Any) -> Mapping[str, Any] | str:
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            [row[name]] = _values(column)
+        except (ValueError, ArithmeticError, LookupError) as error:
+            return f"column {excerpt(name, 40)!r} can not be read: {excerpt(str(error), 200)}"
+    return row
+
+
+def _values(column: Any) -> list[Any]:
+    """As Python has them; nanoseconds, for which it has no type, as text."""
     _, pa = _pyarrow()
-    columns = [
-        column.cast(pa.string()) if pa.types.is_timestamp(field.type) and field.type.unit == "ns" else column
-        for column, field in zip(batch.columns, batch.schema, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    if pa.types.is_duration(column.type) and column.type.unit == "ns":
+        return [None if ns is None else str(ns / 10**9) for ns in column.cast(pa.int64()).to_pylist()]
+    wanted = _readable(column.type)
+    values: list[Any] = (column if wanted == column.type else column.cast(wanted)).to_pylist()
+    return values
 
 
-def _line(number: int, row: Mapping[str, Any], max_line_bytes: int) -> Line:
+def _readable(kind: Any) -> Any:
+    """The type without nanoseconds, at any depth."""
+    _, pa = _pyarrow()
+    if (pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "ns":
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_readable(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _readable(field.type)) for field in kind])
+    return kind
+
+
+def _line(number: int, row: Mapping[str, Any] | str, max_line_bytes: int) -> Line:
+    if isinstance(row, str):
+        return Line(number, 0, b"", problem=row)
     data = orjson.dumps(row, default=json_value, option=orjson.OPT_PASSTHROUGH_DATETIME)
     if len(data) > max_line_bytes:
         return Line(number, 0, data[:OVERSIZE_HEAD_BYTES], oversize=True)

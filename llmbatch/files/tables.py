@@ -176,14 +176,19 @@ def header_names(data: bytes, delimiter: str, line: int = 1) -> tuple[list[str],
         return [], f"the header (line {line}) is not UTF-8"
     except RowError as error:
         return [], f"the header (line {line}): {error}"
+    return names, wrong_names(names, f"the header (line {line})")
+
+
+def wrong_names(names: list[str], where: str) -> str:
+    """What is wrong where columns have no names of their own; empty if nothing is."""
     empty = [column for column, name in enumerate(names, 1) if not name]
     if empty:
-        return names, f"the header (line {line}) has no name for {_columns(empty)}"
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        twice = [column for column, other in enumerate(names, 1) if other == name]
-        return names, f"the header (line {line}) has the name {excerpt(name, 40)!r} for {_columns(twice)}"
-    return names, ""
+        return f"{where} has no name for {_columns(empty)}"
+    for name, times in Counter(names).most_common(1):
+        if times > 1:
+            twice = [column for column, other in enumerate(names, 1) if other == name]
+            return f"{where} has the name {excerpt(name, 40)!r} for {_columns(twice)}"
+    return ""
 
 
 def _columns(numbers: list[int]) -> str:

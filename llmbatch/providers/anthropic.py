@@ -44,6 +44,7 @@ class Anthropic:
 
     name = "anthropic"
     streams = True
+    embeds = False
     max_body_bytes: int | None = 32 * 2**20  # API reference, "Errors", request size limits
 
     def __init__(self, api_version: str | None = None) -> None:

@@ -42,13 +42,15 @@ class Events(Protocol):
 class Provider(Protocol):
     """One dialect.
 
-    ``headers`` go with every request (never a key). ``streams`` is False for what can only be asked for as a whole.
+    ``headers`` go with every request (never a key). ``streams`` is False for what can only be asked for as a whole,
+    ``embeds`` True for what answers with vectors.
     ``max_body_bytes`` is the longest request that the server takes, None if that is not known.
     """
 
     name: str
     headers: Mapping[str, str]
     streams: bool
+    embeds: bool
     max_body_bytes: int | None
 
     def path(self, model: str, *, stream: bool = False) -> str:

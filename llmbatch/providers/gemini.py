@@ -64,6 +64,7 @@ class Gemini:
     name = "gemini"
     headers: Mapping[str, str] = {}
     streams = True
+    embeds = False
     max_body_bytes: int | None = MAX_BODY_BYTES
 
     def path(self, model: str, *, stream: bool = False) -> str:

@@ -32,6 +32,7 @@ class GeminiEmbeddings:
     name = "gemini-embeddings"
     headers: Mapping[str, str] = {}
     streams = False
+    embeds = True
     max_body_bytes: int | None = MAX_BODY_BYTES
 
     def path(self, model: str, *, stream: bool = False) -> str:

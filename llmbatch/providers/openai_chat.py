@@ -34,6 +34,7 @@ class OpenAIChat:
     name = "openai-chat"
     headers: Mapping[str, str] = {}
     streams = True
+    embeds = False
     max_body_bytes: int | None = None
 
     def __init__(self, manners: Manners = PLAIN, *, path: str | None = None) -> None:

@@ -37,6 +37,7 @@ class OpenAIEmbeddings:
     name = "openai-embeddings"
     headers: Mapping[str, str] = {}
     streams = False
+    embeds = True
     max_body_bytes: int | None = None
 
     def __init__(self, *, path: str | None = None) -> None:

@@ -30,6 +30,7 @@ class OpenAIResponses:
     name = "openai-responses"
     headers: Mapping[str, str] = {}
     streams = True
+    embeds = False
     max_body_bytes: int | None = None
 
     def __init__(self, manners: Manners = PLAIN, *, path: str | None = None) -> None:

@@ -31,6 +31,7 @@ class Service:
     ``apis`` are the dialects it speaks, the first by default. ``host`` and ``other_hosts`` are its own (``*`` is any
     one label), so that a base URL there, or below, is known to be it. ``key_envs`` are tried in order; keys from
     ``bearer_envs`` go as ``Authorization: Bearer``. ``paths`` are those of its dialects that are not the usual ones.
+    ``deployments``: what is asked for is a name of the user's own, not the model's.
     ``base_url`` is empty where the environment must say it (providers/places.py).
     """
 
@@ -44,6 +45,7 @@ class Service:
     key_scheme: str = "Bearer"
     bearer_envs: tuple[str, ...] = ()
     needs_key: bool = True
+    deployments: bool = False
     manners: Manners = PLAIN
     paths: Mapping[str, str] = field(default_factory=dict)
 
@@ -116,6 +118,7 @@ SERVICES: dict[str, Service] = {
             key_header="api-key",
             key_scheme="",
             bearer_envs=("AZURE_OPENAI_AD_TOKEN",),
+            deployments=True,
             manners=_OPENAI_MANNERS,
         ),
         Service(

@@ -72,8 +72,10 @@ class Target:
     def key_envs(self) -> tuple[str, ...]:
         return () if self.simulated else self.service.key_envs
 
-    def key_headers(self, key: str) -> dict[str, str]:
-        """The header that carries the key."""
+    def key_headers(self, key: str, name: str | None = None) -> dict[str, str]:
+        """The header that carries the key; ``name`` is the variable that it stood in."""
+        if name in self.service.bearer_envs:
+            return {"Authorization": f"Bearer {key}"}
         return {self.service.key_header: f"{self.service.key_scheme} {key}".lstrip()}
 
     @property

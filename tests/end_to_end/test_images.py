@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dialects.features import png
+
 from .processes import Llmbatch, read_lines, write_rows
 
 ANSWER = {

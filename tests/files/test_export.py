@@ -106,6 +106,7 @@ def test_csv_cell_is_harmless_in_a_spreadsheet(value: Any, cell: str) -> None:
     [
         ((1, 2), "int"), ((1, None, 0.5), "float"), ((True, 1), "text"), (("a", 1), "text"), ((2**64,), "text"),
         (([1, 0.5], [2]), "vector"), (([1, "a"],), "text"), (([],), "text"), ((None,), None), (({"a": 1},), "text"),
+        ((2**53 + 1, 1), "long"), ((2**53 + 1, 0.5), "text"), (([2**53 + 1],), "text"),
     ],
 )  # fmt: skip
 def test_kind_of_a_column_holds_all_its_values(values: tuple[Any, ...], kind: str | None) -> None:
@@ -326,3 +327,15 @@ def test_parquet_is_typed_and_read_back(tmp_path: Path) -> None:
     assert types["input_tokens"] == "int64"
     rows = table.to_pylist()
     assert [(row["n"], row["output"], row["status"]) for row in rows] == [(1, "Positive", "ok"), (None, None, "error")]
+
+
+def test_parquet_keeps_the_digits_of_integers_beside_fractions(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    values: list[dict[str, Any]] = [{"n": 2**53 + 1, "v": [2**53 + 1], "l": 2**53 + 1}, {"n": 0.5, "v": [0.5], "l": 1}]
+    export = export_of(tmp_path, [{**OK, "input": value} for value in values], "parquet", "out.parquet")
+    export.make(2)
+    rows = parquet.read_table(export.out).to_pylist()
+    assert [(row["n"], row["v"], row["l"]) for row in rows] == [
+        ("9007199254740993", "[9007199254740993]", 2**53 + 1),
+        ("0.5", "[0.5]", 1),
+    ]

@@ -225,3 +225,56 @@ async def test_parquet_rows_are_numbered_and_typed(tmp_path: Path) -> None:
     assert [line.number for line in lines] == list(range(1, 601))
     assert orjson.loads(lines[7].data) == {"id": 7, "text": "t7", "day": "2026-01-02", "tags": ["a", "c"]}
     assert not source.truncated and b'"text"' in source.first_line
+
+
+async def test_parquet_row_with_a_value_that_can_not_be_read_is_one_bad_row(tmp_path: Path) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    path = tmp_path / "in.parquet"
+    far = pa.array([0, 2**61], pa.int64()).cast(pa.timestamp("us"))
+    parquet.write_table(pa.table({"prompt": ["a", "b"], "when": far}), path)
+    good, bad = (await read(path))[0]
+    assert orjson.loads(good.data) == {"prompt": "a", "when": "1970-01-01T00:00:00"}
+    assert (bad.number, bad.problem) == (2, "column 'when' can not be read: date value out of range")
+
+
+async def test_parquet_text_that_is_not_utf8_is_one_bad_row(tmp_path: Path) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    path = tmp_path / "in.parquet"
+    parquet.write_table(pa.table({"prompt": pa.array([b"a", b"\xff"]).view(pa.string())}), path)
+    good, bad = (await read(path))[0]
+    assert orjson.loads(good.data) == {"prompt": "a"}
+    assert bad.problem is not None and bad.problem.startswith("column 'prompt' can not be read: 'utf-8' codec")
+
+
+async def test_parquet_nanoseconds_at_any_depth_are_text(tmp_path: Path) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    path = tmp_path / "in.parquet"
+    one = pa.array([1], pa.int64())
+    columns = {
+        "time": one.cast(pa.time64("ns")),
+        "took": one.cast(pa.duration("ns")),
+        "times": pa.array([[1]]).cast(pa.list_(pa.timestamp("ns"))),
+        "in": pa.StructArray.from_arrays([one.cast(pa.timestamp("ns"))], names=["at"]),
+    }
+    parquet.write_table(pa.table(columns), path)
+    [line] = (await read(path))[0]
+    moment = "1970-01-01 00:00:00.000000001"
+    values = {"time": "00:00:00.000000001", "took": "1e-09", "times": [moment], "in": {"at": moment}}
+    assert orjson.loads(line.data) == values
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["prompt", "prompt"], "the table has the name 'prompt' for columns 1, 2"),
+        (["", "prompt"], "the table has no name for column 1"),
+    ],
+)
+async def test_parquet_columns_without_names_of_their_own_are_bad_rows(
+    tmp_path: Path, names: list[str], problem: str
+) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    path = tmp_path / "in.parquet"
+    parquet.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=names), path)
+    [line] = (await read(path))[0]
+    assert line.problem == problem

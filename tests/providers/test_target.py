@@ -164,3 +164,18 @@ def test_origin(url: str, expected: str) -> None:
 )
 def test_is_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "header"),
+    [
+        ("openai/m", None, {"Authorization": "Bearer k"}),
+        ("anthropic/m", "ANTHROPIC_API_KEY", {"x-api-key": "k"}),
+        ("anthropic/m", "ANTHROPIC_AUTH_TOKEN", {"Authorization": "Bearer k"}),
+        ("gemini/m", "MY_KEY", {"x-goog-api-key": "k"}),
+    ],
+)
+def test_the_header_of_a_key_goes_by_the_service_and_by_the_variable_it_stood_in(
+    model: str, name: str | None, header: dict[str, str]
+) -> None:
+    assert resolve(model, None).key_headers("k", name) == header
