@@ -1,12 +1,14 @@
 """Rows in flight: a crew of workers takes jobs from a feed, calls, and hands the outcome over.
 
-A worker whose row rests before its next try does not count, so another one takes its place. The scheduler knows
-``Call``; it does not know what a provider is, what a file is, or what a limit is.
+A worker whose row rests before its next try does not count, so another one takes its place; when it has rested it waits
+for a place of its own. The scheduler knows ``Call``; it does not know what a provider is, what a file is, or what a limit
+is.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -105,6 +107,7 @@ class Scheduler:
         self._reader: asyncio.Task[Any] | None = None
         self._workers: set[asyncio.Task[None]] = set()
         self._resters: set[asyncio.Future[None]] = set()
+        self._ripe: deque[asyncio.Future[None]] = deque()
         self._stopping = False
         self._exhausted = False
         self._mistake: Exception | None = None
@@ -152,7 +155,7 @@ class Scheduler:
             return
         loop = asyncio.get_running_loop()
         rester: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(delay_s, _wake, rester)
+        timer = loop.call_later(delay_s, self._rested, rester)
         self._resters.add(rester)
         self._top_up()
         try:
@@ -160,6 +163,19 @@ class Scheduler:
         finally:
             timer.cancel()
             self._resters.discard(rester)
+
+    def _rested(self, rester: asyncio.Future[None]) -> None:
+        """Its time has come; it goes on as soon as it has a place."""
+        self._ripe.append(rester)
+        self._wake()
+
+    def _wake(self, leaving: int = 0) -> None:
+        """Give the free places, and those of workers that are ``leaving`` theirs, to rows that have rested."""
+        while self._ripe and self._free() + leaving > 0:
+            rester = self._ripe.popleft()
+            self._resters.discard(rester)
+            if not rester.done():
+                rester.set_result(None)
 
     @property
     def _done(self) -> bool:
@@ -169,9 +185,14 @@ class Scheduler:
         """How many workers may still be added."""
         if self._done or self.resting >= MAX_RESTING:
             return 0
+        return self._free()
+
+    def _free(self) -> int:
+        """How many more rows may be under way."""
         return self._capacity() - (len(self._workers) - self.resting)
 
     def _top_up(self) -> None:
+        self._wake()
         for _ in range(self._room()):
             self._spawn()
 
@@ -182,7 +203,10 @@ class Scheduler:
 
     async def _work(self) -> None:
         try:
-            while not self._done and self._room() >= 0:
+            while not self._done:
+                self._wake(leaving=1)
+                if self._room() < 0:
+                    return
                 job = self._feed.take()
                 if job is not None:
                     await self._do(job)
@@ -194,6 +218,7 @@ class Scheduler:
         finally:
             # At once, not when the task is done: workers that end in one turn of the loop would all count as surplus.
             self._workers.discard(_this_task())
+            self._wake()
 
     async def _refill(self) -> bool:
         """Get more into the feed, one worker at a time. False at the end."""
@@ -236,8 +261,3 @@ def _this_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     assert task is not None, "workers are tasks"
     return task
-
-
-def _wake(rester: asyncio.Future[None]) -> None:
-    if not rester.done():
-        rester.set_result(None)

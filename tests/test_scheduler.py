@@ -407,3 +407,49 @@ def test_ten_thousand_rows_with_faults_add_up(virtually: Virtually) -> None:
         assert bench.script.most_in_flight <= 64 and bench.limiter.in_flight == 0
 
     virtually(main())
+
+
+class Unwritten(Bench):
+    """The lines of its rows are written when the test says so."""
+
+    def finish(self, job: Job, outcome: Reply | Failure, trace: Trace) -> asyncio.Future[None]:  # type: ignore[override]
+        super().finish(job, outcome, trace)
+        self.lines.append(asyncio.get_running_loop().create_future())
+        return self.lines[-1]
+
+    async def started(self) -> asyncio.Task[None]:
+        self.lines: list[asyncio.Future[None]] = []
+        return asyncio.create_task(self.run())
+
+
+def test_a_row_that_has_rested_waits_for_a_place(virtually: Virtually) -> None:
+    """Rows under way and rows not yet written are together never more than the capacity, tries again included."""
+
+    async def main() -> None:
+        def answer(sent: Sent) -> tuple[float, Reply | Failure]:
+            return 1.0, CUT if (sent.name, sent.attempt) == ("1", 1) else PONG
+
+        bench = Unwritten(answer, Batches(3), 2, limits=RetryLimits(ambiguous=1))
+        running = await bench.started()
+        await asyncio.sleep(300)
+        assert sorted(bench.done) == [2, 3] and len(bench.script.sent) == 3
+        bench.lines[0].set_result(None)
+        await asyncio.sleep(10)
+        assert sorted(bench.done) == [1, 2, 3] and len(bench.script.sent) == 4
+        for line in bench.lines[1:]:
+            line.set_result(None)
+        await running
+
+    virtually(main())
+
+
+def test_rows_that_rest_when_the_input_ends_are_all_tried_again(virtually: Virtually) -> None:
+    async def main() -> None:
+        def answer(sent: Sent) -> tuple[float, Reply | Failure]:
+            return 1.0, BUSY if sent.attempt == 1 else PONG
+
+        bench = Bench(answer, Batches(40), 3)
+        await bench.run()
+        assert bench.good == 40 and bench.script.most_in_flight <= 3
+
+    virtually(main())
