@@ -54,6 +54,19 @@ def picky(result):
 
 async def endless(result):
     await asyncio.sleep(3600)
+
+def word(result):
+    return {**result, "part": "noun"}
+
+def taken(result):
+    return {**result, "llmbatch": 1}
+
+def framed(result):
+    result["output"] = {name: f"<{text}>" for name, text in result["output"].items()}
+    return result
+
+def retold(result):
+    return {**result, "tasks": {"a": 5}}
 """
 
 
@@ -184,3 +197,67 @@ def test_a_hook_that_is_none_is_refused_before_anything_is_sent(hooked: Llmbatch
         assert hooked(*flags(server, *more)).code == 2
     assert server.ledger()["received"] == 0
     assert not Path(hooked.directory / "in.results.jsonl").exists()
+
+
+def test_a_member_that_a_hook_adds_may_have_nearly_any_name(hooked: Llmbatch, sim: StartSim) -> None:
+    server = sim("--seed", "8")
+    command = flags(server, "-t", "{{ text }}", "--after", "hooks:word")
+    assert hooked(*command).code == 0
+    assert all(line["part"] == "noun" for line in lines_of(hooked))
+    write_rows(hooked.directory / "in.jsonl", [*ROWS, {"id": 9, "text": "new"}])
+    assert hooked(*command).code == 0
+    assert server.ledger()["received"] == 9
+
+
+def test_a_member_of_llmbatch_s_own_name_fails_the_row_and_keeps_its_answer(hooked: Llmbatch, sim: StartSim) -> None:
+    server = sim("--seed", "9")
+    refused = hooked(*flags(server, "-t", "{{ text }}", "--after", "hooks:taken", "--max-failures", "100%"))
+    assert refused.code == 1, refused.err
+    assert "hooks:taken returned a member 'llmbatch'" in lines_of(hooked)[0]["error"]["message"]
+    assert hooked(*flags(server, "-t", "{{ text }}", "--after", "hooks:shout")).code == 0
+    assert server.ledger()["received"] == len(ROWS)
+
+
+def test_without_its_hook_an_answer_that_is_here_is_written_and_not_asked_for(
+    hooked: Llmbatch, sim: StartSim
+) -> None:
+    server = sim("--seed", "10")
+    assert hooked(*flags(server, "-t", "{{ text }}", "--after", "hooks:picky")).code == 1
+    assert hooked(*flags(server, "-t", "{{ text }}")).code == 0
+    assert server.ledger()["received"] == len(ROWS)
+    assert [line["output"] for line in lines_of(hooked)] == [expected_answer(str(row["text"])) for row in ROWS]
+
+
+@pytest.mark.parametrize("hook", ["framed", "retold"])
+def test_a_hook_gets_each_answer_itself_though_another_task_changed(
+    hooked: Llmbatch, sim: StartSim, hook: str
+) -> None:
+    server = sim("--seed", "11")
+    first = ("--task", "a=A {{ text }}", "--task", "b=B {{ text }}", "--after", f"hooks:{hook}")
+    assert hooked(*flags(server, *first)).code == 0
+    second = ("--task", "a=A {{ text }}", "--task", "b=C {{ text }}", "--after", "hooks:framed")
+    assert hooked(*flags(server, *second, "--on-change", "rerun")).code == 0
+    assert server.ledger()["received"] == 3 * len(ROWS)
+    assert [line["output"] for line in lines_of(hooked)] == [
+        {"a": f"<{expected_answer('A ' + str(row['text']))}>", "b": f"<{expected_answer('C ' + str(row['text']))}>"}
+        for row in ROWS
+    ]
+
+
+def test_a_changed_task_is_seen_though_a_hook_prepares_it(hooked: Llmbatch, sim: StartSim) -> None:
+    server = sim("--seed", "12")
+    tasks = ("--before", "hooks:field", "--task", "a=A {{ text }}")
+    assert hooked(*flags(server, *tasks, "--task", "b=B {{ text }}")).code == 0
+    refused = hooked(*flags(server, *tasks, "--task", "b=C {{ text }}"))
+    assert refused.code == 2 and "8 finished rows changed" in refused.err
+    assert hooked(*flags(server, *tasks, "--task", "b=C {{ text }}", "--on-change", "rerun")).code == 0
+    assert server.ledger()["received"] == 3 * len(ROWS)
+
+
+def test_tasks_of_a_row_s_own_pass_a_before_hook(hooked: Llmbatch, plain_sim: Sim) -> None:
+    write_rows(hooked.directory / "in.jsonl", [{"id": 1, "tasks": {"a": "one", "b": "two"}}, {"id": 2, "tasks": 5}])
+    assert hooked(*flags(plain_sim, "--before", "hooks:counted")).code == 1
+    first, second = lines_of(hooked)
+    assert first["output"] == {"a": expected_answer("one"), "b": expected_answer("two")}
+    assert "'tasks' must be an object" in second["error"]["message"]
+    assert (hooked.directory / "calls").read_text() == "xx"

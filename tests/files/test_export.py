@@ -147,10 +147,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def test_export_is_made_of_the_rows_of_the_input_and_carries_the_time_of_its_lines(tmp_path: Path) -> None:
     export = export_of(tmp_path, [{**OK, "input": {"q": 'a,"b"\nc'}}, REFUSED, TIMED_OUT])
+    export.make(3)
+    assert export.out.stat().st_mtime_ns == export.lines.out.stat().st_mtime_ns
     export.make(2)
     rows = read_csv(export.out)
     assert [(row["q"], row["row"], row["error_message"]) for row in rows] == [('a,"b"\nc', "1", ""), ("", "2", "no")]
-    assert export.out.stat().st_mtime_ns == export.lines.out.stat().st_mtime_ns
+    assert export.out.stat().st_mtime_ns == export.lines.out.stat().st_mtime_ns - 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.csv.jsonl"]
 
 
@@ -178,6 +180,14 @@ def test_older_export_is_made_again(tmp_path: Path) -> None:
     os.utime(export.out, (1, 1))
     assert export.renew(1)
     assert read_csv(export.out)[0]["output"] == "Positive"
+
+
+def test_export_of_fewer_or_more_rows_is_made_again(tmp_path: Path) -> None:
+    export = export_of(tmp_path, [OK, REFUSED, TIMED_OUT])
+    for rows in (2, 3, 1):
+        assert export.renew(rows)
+        assert len(read_csv(export.out)) == rows
+        assert not export.renew(rows)
 
 
 def test_export_that_somebody_changed_is_neither_removed_nor_overwritten(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def test_a_stamp_follows_links_and_changes_with_the_file(cat: Path, tmp_path: Pa
         ("a\0b", "null byte"),
         ("file://example.org/a.png", "another machine"),
         ("loop", "loop: Too many levels"),
+        ("file://[::1", "Invalid IPv6 URL"),
+        ("file:cat.png", "says the whole path"),
     ],
 )
 def test_what_is_no_file_is_named(tmp_path: Path, path: str, words: str) -> None:

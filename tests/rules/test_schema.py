@@ -35,6 +35,9 @@ PERSON = {
         (b'{"$schema": "http://example.com/own"}', "meta-schema"),
         (b'{"items": {"$ref": "http://127.0.0.1:9/x.json"}}', r"\$\.items refers to 'http://127.0.0.1:9/x.json'"),
         (b'{"items": {"$ref": "file:///etc/passwd"}}', r"\$\.items refers to 'file:///etc/passwd'"),
+        (b'{"name": "x", "strict": true, "schema": {"type": "object"}}', 'only what stands under "schema"'),
+        (b'{"type": "json_schema", "json_schema": {"schema": {}}}', 'only what stands under "schema"'),
+        (b'{"label": "positive"}', "nothing in it is a word of JSON Schema, so any answer would fit"),
         (b'{"anyOf": [{"$ref": "other.json#/a"}]}', r"\$\.anyOf\[0\] refers to"),
     ],
 )
@@ -51,6 +54,11 @@ def test_a_byte_order_mark_is_no_part_of_it() -> None:
 def test_from_python_too_it_must_be_json(schema: Any) -> None:
     with pytest.raises(OptionsError, match="schema: it can not be written as JSON"):
         AnswerSchema(schema)
+
+
+@pytest.mark.parametrize("schema", [{}, {"title": "anything"}, {"type": "object", "schema": {}}, {"not": {}}])
+def test_few_words_or_none_and_words_of_others_are_a_schema(schema: Any) -> None:
+    assert AnswerSchema(schema).schema == schema
 
 
 def test_a_reference_in_a_value_is_none() -> None:
