@@ -235,9 +235,16 @@ class Desk:
 
 
 def _merged(line: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """What the hook gave, in the order of our line, but for what it can not change."""
-    ours = {name: line[name] if name in _OURS else changed[name] for name in line if name in _OURS or name in changed}
-    return {**ours, **{name: value for name, value in changed.items() if name not in _OURS}}
+    """What the hook gave, in the order of our line, but for what it can not change.
+
+    The answers of tasks that it did change are kept with them: the run after another task has changed needs them.
+    """
+    fixed = {name: line[name] for name in _OURS if name in line}
+    if (tasks := line.get("tasks")) is not None:
+        whole = changed.get("output") == line["output"]
+        fixed["tasks"] = tasks if whole else {name: {**task, "output": line["output"][name]} for name, task in tasks.items()}
+    ours = {name: fixed.get(name, changed.get(name)) for name in line if name in fixed or name in changed}
+    return {**ours, **{name: value for name, value in changed.items() if name not in ours and name not in _OURS}}
 
 
 def _set(future: asyncio.Future[None]) -> None:

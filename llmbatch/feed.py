@@ -166,14 +166,13 @@ class Reading:
 
     def requests_of(self, rendered: Rendered) -> int:
         """How many requests this row needs that earlier runs have not had answered."""
-        if rendered.parts is None:
-            return 1
         known = {(name, line["key"]) for name, line in self.known(rendered).items()}
-        return sum(part.key is not None and (name, part.key) not in known for name, part in rendered.parts.items())
+        parts = rendered.parts or {ANSWER: Part(rendered.request, rendered.key)}
+        return sum(part.key is not None and (name, part.key) not in known for name, part in parts.items())
 
     def _parts(self, row: Row, line: Line) -> dict[str, Part] | None:
         if self._row_key is not None:
-            names = self.builder.task_names
+            names = self.builder.names(row)
             return {name: self._unprepared(row, line, name) for name in names} if names else None
         built = self.builder.parts(row, line.offset)
         if built is None:
@@ -310,11 +309,11 @@ class RowFeed:
         if self._preparation is not None:
             assert isinstance(row, Row), "a row that renders is none that is bad"
             prepared = self._preparation.of(row)
-        if rendered.parts is None and not self._hooked:
+        known = self._reading.known(rendered)
+        if rendered.parts is None and not self._hooked and not known:
             self._jobs.append(prepared_job(job, prepared, self._reading.images, ANSWER))
             return
         parts = rendered.parts or {ANSWER: Part(rendered.request, rendered.key)}
-        known = self._reading.known(rendered)
         images, tasks = self._reading.images, rendered.parts is not None
         group, jobs = split(job, parts, fields or {}, known, prepared, images, tasks=tasks)
         self._jobs.extend(jobs)

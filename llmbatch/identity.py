@@ -58,6 +58,7 @@ class RowIdentity:
 
     def __init__(self, options: RunOptions, target: Target) -> None:
         self._fingerprint = Fingerprinter(target.url, options.generation)
+        self._tasks = options.tasks
         self._about = {
             "before": options.before,
             "model": target.model,
@@ -70,4 +71,5 @@ class RowIdentity:
 
     def __call__(self, fields: Mapping[str, Any], task: str | None = None) -> str:
         """The key of a row, or of one of its tasks (its name and template). Raises Unwritable."""
-        return self._fingerprint({**self._about, "task": task, "row": fields})
+        named = None if task is None else [task, self._tasks.get(task)]
+        return self._fingerprint({**self._about, "task": named, "row": fields})

@@ -14,7 +14,7 @@ from typing import Any
 from llmbatch.files.images import has_stand_ins
 from llmbatch.files.results import line_of, part_line
 from llmbatch.prepare import ANSWER, Images, Prepared
-from llmbatch.records import BadRow, Failure, Reply, Request, Result, Usage
+from llmbatch.records import FLAGS, BadRow, Failure, Reply, Request, Result, Usage
 from llmbatch.rules.fingerprint import fingerprint
 from llmbatch.scheduler import Job
 
@@ -159,7 +159,7 @@ class Group:
             failure=None if whole else self._failure(lines, usage),
             attempts=sum(line["attempts"] for line in lines.values()),
             latency_s=_longest(line.get("latency_s") for line in lines.values()),
-            first_token_s=None,
+            first_token_s=None if self.tasks else lines[ANSWER].get("first_token_s"),
             request_id=_common(line.get("request_id") for line in lines.values()),
             ambiguous=sum(result.ambiguous for result in ended),
             cost_usd=sum(filter(None, costs)) if costs and None not in costs else None,
@@ -172,13 +172,16 @@ class Group:
 
     def _reply(self, good: Mapping[str, Mapping[str, Any]], outputs: Mapping[str, Any], usage: Usage) -> Reply:
         lines = good.values()
+        answer: Mapping[str, Any] = {} if self.tasks else good[ANSWER]
         return Reply(
             output=outputs if self.tasks else outputs[ANSWER],
             finish_reason=_common(line.get("finish_reason") for line in lines),
             model=_common(line.get("model") for line in lines),
             usage=usage,
-            tool_calls=None if self.tasks else good[ANSWER].get("tool_calls"),
-            reasoning=None if self.tasks else good[ANSWER].get("reasoning"),
+            tool_calls=answer.get("tool_calls"),
+            reasoning=answer.get("reasoning"),
+            flags=tuple(flag for flag in FLAGS if answer.get(flag)),
+            native_finish_reason=answer.get("native_finish_reason"),
         )
 
     def _failure(self, lines: Mapping[str, Mapping[str, Any]], usage: Usage) -> Failure:
@@ -227,8 +230,10 @@ def known_parts(
     if recorded is not None and isinstance(tasks := recorded.get("tasks"), dict):
         outputs = recorded.get("output")
         for name, line in tasks.items():
-            if line["status"] == "ok" and "output" not in line and isinstance(outputs, dict) and name in outputs:
+            if not isinstance(line, dict) or line.get("status") != "ok" or "key" not in line:
+                continue  # it failed; or a hook gave an answer without tasks a member of this name
+            if "output" not in line and isinstance(outputs, dict) and name in outputs:
                 line = {**line, "output": outputs[name]}
             known[name] = line
     known.update(kept)
-    return {name: line for name, line in known.items() if line["status"] == "ok" and "output" in line}
+    return {name: line for name, line in known.items() if "output" in line}

@@ -126,6 +126,15 @@ class Preparation:
         return request
 
 
+def _none_for(name: str, made: Mapping[str, Request | BadRow]) -> Failure:
+    """Why what the hook gave has no request for this task."""
+    bad = next((request for request in made.values() if isinstance(request, BadRow)), None)
+    if bad is not None:
+        return Failure("permanent", bad.type, bad.reason)
+    why = f"left no task {name!r} in the row" if name != ANSWER else "gave tasks to a row that has none in the input"
+    return Failure("permanent", "hook_failed", f"the hook {why}")
+
+
 class Prepared:
     """The requests of one row; the hook runs once for all of its tasks."""
 
@@ -148,7 +157,7 @@ class Prepared:
         # A hook that gives a conversation means it for every task.
         request = self._made.get(name) or self._made.get(ANSWER)
         if request is None:
-            raise CallFailed(Failure("permanent", "hook_failed", f"the hook left no task {name!r} in the row"))
+            raise CallFailed(_none_for(name, self._made))
         if isinstance(request, BadRow):
             raise CallFailed(Failure("permanent", request.type, request.reason))
         return await self._images.loaded(request)

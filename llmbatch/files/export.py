@@ -1,7 +1,7 @@
 """Results in another format than ours: OUT, made as a whole from the sealed lines at OUT.jsonl, which stay the truth.
 
-OUT exists when it is complete. It carries the time of the lines that it was made from: an OUT of another time was
-changed by somebody, or is older than what is known now.
+OUT exists when it is complete. It carries the time of the lines that it was made from, less a nanosecond for each of
+those that it leaves out: an OUT of a later time was changed by somebody, any other is not of the rows known now.
 """
 
 from __future__ import annotations
@@ -73,10 +73,15 @@ class Export:
         self.out.unlink()
 
     def renew(self, rows: int) -> bool:
-        """Make OUT again if it is missing or older than its lines; whether it was. Raises StorageError."""
+        """Make OUT again if it is missing, older than its lines, or of other rows; whether it was.
+
+        Raises StorageError.
+        """
         with self._failing():
-            if self.out.exists() and self.out.stat().st_mtime_ns >= self._lines.out.stat().st_mtime_ns:
-                return False
+            if self.out.exists():
+                made, newest = self.out.stat().st_mtime_ns, self._lines.out.stat().st_mtime_ns
+                if made > newest or made == newest - self._left_out(rows):
+                    return False
         self.make(rows)
         return True
 
@@ -103,9 +108,13 @@ class Export:
             os.fchmod(fd, (self.out.stat() if self.out.exists() else lines).st_mode & 0o777)
             _WRITERS[self._format](fd, self._lines.out, rows)
             sync_data(fd)
-            os.utime(fd, ns=(lines.st_mtime_ns, lines.st_mtime_ns))
+            made = lines.st_mtime_ns - self._left_out(rows)
+            os.utime(fd, ns=(made, made))
         finally:
             os.close(fd)
+
+    def _left_out(self, rows: int) -> int:
+        return sum(1 for _ in file_lines(self._lines.out)) - rows
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:

@@ -144,11 +144,20 @@ def _with_parts(request: Request, change: Callable[[Mapping[str, Any]], Mapping[
 
 def _named(path: str, base: Path) -> Path:
     if path[:5].lower() == "file:":
-        url = urlsplit(path)
-        if url.netloc not in ("", "localhost"):
-            raise RowError(f"image {excerpt(path)}: it is on another machine")
-        return _path_of(url)
+        return _path_of(_file_url(path))
     return (base / path).absolute()
+
+
+def _file_url(text: str) -> SplitResult:
+    try:
+        url = urlsplit(text)
+    except ValueError as error:
+        raise _unreadable(text, error) from None
+    if url.netloc not in ("", "localhost"):
+        raise RowError(f"image {excerpt(text)}: it is on another machine")
+    if not url.path.startswith("/"):
+        raise RowError(f"image {excerpt(text)}: a URL of a file says the whole path, file:///…; or give the path alone")
+    return url
 
 
 def _path_of(url: SplitResult) -> Path:

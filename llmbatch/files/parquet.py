@@ -30,6 +30,9 @@ BATCH_ROWS = 256
 # A long is an integer that is none as a float.
 Kind = Literal["bool", "int", "long", "float", "vector", "text"]
 
+# Raised for a value that Python can not hold: far dates, text that is not UTF-8, doubled names, unknown time zones.
+_UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError)
+
 INSTALL = "pip install 'llmbatch[parquet]'"
 
 
@@ -126,7 +129,7 @@ def _open(file: Any, name: str) -> Any:
 
 def _rows(batch: Any) -> list[Mapping[str, Any] | str]:
     """The rows; of one that can not be read what is wrong with it."""
-    with contextlib.suppress(ValueError, ArithmeticError, LookupError):
+    with contextlib.suppress(*_UNREADABLE):
         columns = [_values(column) for column in batch.columns]
         return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
     return [_row(batch.slice(at, 1)) for at in range(batch.num_rows)]
@@ -137,7 +140,7 @@ def _row(batch: Any) -> Mapping[str, Any] | str:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             [row[name]] = _values(column)
-        except (ValueError, ArithmeticError, LookupError) as error:
+        except _UNREADABLE as error:
             return f"column {excerpt(name, 40)!r} can not be read: {excerpt(str(error), 200)}"
     return row
 

@@ -111,7 +111,7 @@ class Recovered:
 
     def take(self, line: dict[str, Any], offset: int) -> None:
         """Learn the next line of the file."""
-        if "part" in line:
+        if "llmbatch" in line and "part" in line:
             self._parts.setdefault(identity_text(line.get("id"), line["row"]), {})[line["part"]] = offset
             return
         if "llmbatch" in line:

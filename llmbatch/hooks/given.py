@@ -16,6 +16,9 @@ _MAX_NESTING = 300
 # A coroutine is looked for in the first members only: rows have few, and a table put into one need not be gone through.
 _MAX_MEMBERS = 10_000
 
+# By these the lines of an output are told apart, and from damage.
+_RESERVED = ("llmbatch", "crc")
+
 _WANTED = {
     "--before": "a dict (the row), a list (messages), a string (the prompt) or None (leave the row out)",
     "--after": "a dict: the result it was given, changed or not",
@@ -34,6 +37,8 @@ def checked(value: Any, name: str, flag: str) -> Any:
         _refuse_awaitables(value, name)
         if flag == "--after":
             raise HookError(f"hook {name} returned what JSON can not hold: {_culprit(value, str(error))}") from None
+    if flag == "--after" and isinstance(value, dict) and (own := [word for word in _RESERVED if word in value]):
+        raise HookError(f"hook {name} returned a member {own[0]!r}, which llmbatch writes itself: name it otherwise")
     if isinstance(value, dict) or (flag == "--before" and (value is None or isinstance(value, list | str))):
         return value
     given = "None: is the return missing?" if value is None else f"a value of type {type(value).__name__}"

@@ -70,10 +70,10 @@ class RequestBuilder:
         """
         if self._tasks:
             return {name: self._attempt(row, offset, self._templated, render) for name, render in self._tasks.items()}
-        own = row.fields.get("tasks") if self._template is None else None
+        own = self._own_tasks(row)
         if own is None:
             return None
-        if type(own) is not dict or not own or not all(type(name) is str and name for name in own):
+        if not _are_named(own):
             return {"tasks": self._bad(row, offset, RowError("'tasks' must be an object with a prompt for each name"))}
         shared = {name: row.fields[name] for name in row.fields.keys() - {"id", "custom_id", "tasks"}}
         return {name: self._attempt(row, offset, self._own_task, (shared, task)) for name, task in own.items()}
@@ -88,10 +88,13 @@ class RequestBuilder:
         """The same without the template: ``row`` says its prompt or its messages."""
         return self._attempt(row, 0, self._request)
 
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """Of the run's tasks."""
-        return tuple(self._tasks)
+    def names(self, row: Row) -> tuple[str, ...]:
+        """Of the tasks of ``row``: none if it has none, or no good ones."""
+        own = self._tasks or self._own_tasks(row)
+        return tuple(own) if _are_named(own) else ()
+
+    def _own_tasks(self, row: Row) -> Any:
+        return row.fields.get("tasks") if self._template is None else None
 
     def _attempt(self, row: Row, offset: int, make: Callable[..., Request], *what: Any) -> Request | BadRow:
         try:
@@ -241,6 +244,10 @@ class RequestBuilder:
     def _notice_stream(self, params: Mapping[str, Any]) -> None:
         if params.get("stream"):
             self.warnings.add("'stream' in a row is ignored: --stream says it for the run")
+
+
+def _are_named(tasks: Any) -> bool:
+    return type(tasks) is dict and bool(tasks) and all(type(name) is str and name for name in tasks)
 
 
 def _compiled(text: str, flag: str, nonce: str = "") -> Render:

@@ -7,6 +7,7 @@ schema can not run away on a hostile answer. Formats are checked as the drafts s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -22,6 +23,13 @@ MAX_SCHEMA_BYTES = 2**18
 MAX_PROBLEMS = 5
 _PROBLEM_CHARS = 300
 _TOO_LARGE = f"it has more than {MAX_SCHEMA_BYTES:,} bytes, and would go out with every request"
+# What drafts 4 to 2020-12 give a meaning to, or a reader. A root without any of them lets everything pass.
+_WORD = re.compile(
+    r"\$\w+|id|title|description|default|examples|deprecated|readOnly|writeOnly|type|enum|const|allOf|anyOf|oneOf|not"
+    r"|if|then|else|required|format|pattern|uniqueItems|multipleOf|definitions|depend\w+"
+    r"|\w*(Properties|properties|Items|items|Contains|contains|Length|propertyNames)"
+    r"|minimum|maximum|exclusiveM\w+|content\w+"
+)
 
 
 class AnswerSchema:
@@ -32,6 +40,8 @@ class AnswerSchema:
             self.schema = _plain(schema)
         except ValueError as error:
             raise OptionsError(f"{where}: {error}") from None
+        if problem := _no_words(self.schema):
+            raise OptionsError(f"{where}: {problem}")
         for place, reference in _references(self.schema):
             if not reference.startswith("#"):
                 raise OptionsError(
@@ -59,11 +69,25 @@ def schema_of(text: bytes, where: str) -> dict[str, Any]:
         raise OptionsError(f"{where}: {_TOO_LARGE}")
     try:
         schema = json.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise OptionsError(f"{where}: it is no JSON that can be read: it nests too deeply") from None
+    except ValueError as error:
         raise OptionsError(f"{where}: it is no JSON: {error}") from None
     if not isinstance(schema, dict):
         raise OptionsError(f'{where}: it is no JSON object, such as {{"type": "object", "properties": {{…}}}}')
     return AnswerSchema(schema, where).schema
+
+
+def _no_words(schema: Mapping[str, Any]) -> str | None:
+    """What is wrong with what says nothing: an example, or a schema in the wrapping of a request to OpenAI."""
+    if "json_schema" in schema or (isinstance(schema.get("schema"), Mapping) and "name" in schema):
+        return 'it is wrapped as in a request to OpenAI: keep only what stands under "schema"'
+    if schema and not any(map(_WORD.fullmatch, schema)):
+        return (
+            "nothing in it is a word of JSON Schema, so any answer would fit: is it an example? "
+            'a schema is such as {"type": "object", "properties": {…}}'
+        )
+    return None
 
 
 def json_path(path: Any) -> str:
