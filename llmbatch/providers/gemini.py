@@ -7,17 +7,15 @@ stand beside ``generationConfig`` and which in it).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from llmbatch.providers.answer import bad_answer, document_of
+from llmbatch.providers.answer import bad_answer
 from llmbatch.providers.gemini_answer import GeminiAnswer
-from llmbatch.providers.gemini_errors import unwrapped, with_details
+from llmbatch.providers.gemini_errors import decoded
 from llmbatch.providers.gemini_stream import GeminiEvents, GeminiStream
 from llmbatch.providers.gemini_turns import contents_of, system_of
 from llmbatch.providers.neutral import neutral
-from llmbatch.providers.openai_errors import request_id
 from llmbatch.providers.schema_forms import gemini_schema
 from llmbatch.records import Failure, Reply, Request
 from llmbatch.rules.limits import NO_LIMITS, Limits
@@ -93,14 +91,7 @@ class Gemini:
 
     def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply | Failure:
         """A whole answer. ``ok`` needs 200, complete JSON, and a candidate with its finish reason."""
-        body = unwrapped(body)
-        document = document_of(status, headers, body)
-        if isinstance(document, Failure):
-            return with_details(document, headers, body)
-        reply = _reply_of(document)
-        if isinstance(reply, Failure):
-            return replace(reply, http_status=status, request_id=request_id(headers))
-        return reply
+        return decoded(status, headers, body, _reply_of)
 
     def limits(self, headers: Mapping[str, str], time_s: float) -> Limits:
         """Gemini says nothing of its limits in headers."""

@@ -6,16 +6,14 @@ Source: Gemini API reference, "Embeddings"; the official SDK google-genai 3.4, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from llmbatch.providers.answer import bad_answer, document_of
+from llmbatch.providers.answer import bad_answer
 from llmbatch.providers.gemini import MAX_BODY_BYTES, resource_of
 from llmbatch.providers.gemini_answer import usage_of
-from llmbatch.providers.gemini_errors import unwrapped, with_details
+from llmbatch.providers.gemini_errors import decoded
 from llmbatch.providers.gemini_stream import GeminiStream
 from llmbatch.providers.neutral import neutral
-from llmbatch.providers.openai_errors import request_id
 from llmbatch.providers.sse import EventDecoder
 from llmbatch.records import Failure, Reply, Request
 from llmbatch.rules.limits import NO_LIMITS, Limits
@@ -59,14 +57,7 @@ class GeminiEmbeddings:
 
     def decode(self, status: int, headers: Mapping[str, str], body: bytes) -> Reply | Failure:
         """A whole answer. ``ok`` needs 200, complete JSON, and numbers in every vector."""
-        body = unwrapped(body)
-        document = document_of(status, headers, body)
-        if isinstance(document, Failure):
-            return with_details(document, headers, body)
-        reply = _reply_of(document)
-        if isinstance(reply, Failure):
-            return replace(reply, http_status=status, request_id=request_id(headers))
-        return reply
+        return decoded(status, headers, body, _reply_of)
 
     def limits(self, headers: Mapping[str, str], time_s: float) -> Limits:
         """Gemini says nothing of its limits in headers."""

@@ -7,12 +7,13 @@ QuotaFailure); the official SDK's ``errors.py`` (a body may be a list of one).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from llmbatch.providers.openai_errors import http_failure, parse_error
-from llmbatch.records import Failure
+from llmbatch.providers.answer import document_of
+from llmbatch.providers.openai_errors import http_failure, parse_error, request_id
+from llmbatch.records import Failure, Reply
 
 # google/rpc/code.proto; what is not here says nothing of a request of ours.
 _STATUS_OF_WORD = {
@@ -46,6 +47,20 @@ def unwrapped(body: bytes) -> bytes:
     if stripped.startswith(b"[") and stripped.endswith(b"]") and parse_error(inner := stripped[1:-1]):
         return inner
     return body
+
+
+def decoded(
+    status: int, headers: Mapping[str, str], body: bytes, reply_of: Callable[[Any], Reply | Failure]
+) -> Reply | Failure:
+    """A whole answer of Gemini, whatever ``reply_of`` makes of a good document."""
+    body = unwrapped(body)
+    document = document_of(status, headers, body)
+    if isinstance(document, Failure):
+        return with_details(document, headers, body)
+    reply = reply_of(document)
+    if isinstance(reply, Failure):
+        return replace(reply, http_status=status, request_id=request_id(headers))
+    return reply
 
 
 def gemini_failure(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
