@@ -94,6 +94,13 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsLearned:
+    """What the first answer that speaks of limits said of them, in words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeysLoaded:
     """The run has a key. ``hide`` takes every spelling of it out of a text."""
 
@@ -106,7 +113,17 @@ class RunEnded:
 
 
 Event = (
-    RunStarted | RowEnded | RowKept | AttemptFailed | GateClosed | Draining | CutOff | Notice | KeysLoaded | RunEnded
+    RunStarted
+    | RowEnded
+    | RowKept
+    | AttemptFailed
+    | GateClosed
+    | Draining
+    | CutOff
+    | Notice
+    | LimitsLearned
+    | KeysLoaded
+    | RunEnded
 )
 Listener = Callable[[Event], None]
 

@@ -20,7 +20,17 @@ from llmbatch.calls.deadlines import Watch
 from llmbatch.calls.stack import Stack, build
 from llmbatch.calls.wire import Wire, open_session
 from llmbatch.errors import OptionsError
-from llmbatch.events import AttemptFailed, Draining, Event, GateClosed, KeysLoaded, Listener, Notice, Status
+from llmbatch.events import (
+    AttemptFailed,
+    Draining,
+    Event,
+    GateClosed,
+    KeysLoaded,
+    LimitsLearned,
+    Listener,
+    Notice,
+    Status,
+)
 from llmbatch.keys import Secret, load_key
 from llmbatch.machine import awake_and_asleep_s, raise_descriptors
 from llmbatch.options import DEFAULT_CONCURRENCY, RunOptions
@@ -28,6 +38,7 @@ from llmbatch.prices import Prices
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
+from llmbatch.rules.limits import in_words
 from llmbatch.rules.pace import Pace
 from llmbatch.rules.reasons import RowError
 from llmbatch.rules.redact import Redactor
@@ -125,6 +136,7 @@ class Sender:
                 clock,
                 stream=stream,
                 proxy=self._proxy,
+                learned=lambda limits: self._listen(LimitsLearned(in_words(limits))),
             )
             self._stack = self._layers(wire, clock)
             self._stop.when_requested(self._drain)

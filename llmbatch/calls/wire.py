@@ -8,6 +8,7 @@ import io
 import os
 import re
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ from llmbatch.records import Attempt, CallFailed, Failure, FailureClass, Reply, 
 from llmbatch.rules.bound import token_bound
 from llmbatch.rules.flags import flags_of
 from llmbatch.rules.kept import KEPT_BODY_BYTES
+from llmbatch.rules.limits import Limits
 from llmbatch.rules.reasons import excerpt
 from llmbatch.rules.redact import Redactor
 from llmbatch.rules.vectors import as_asked
@@ -156,7 +158,9 @@ class Wire:
         *,
         stream: bool,
         proxy: Proxy | None = None,
+        learned: Callable[[Limits], None] | None = None,
     ) -> None:
+        self._learned = learned
         self._session = session
         self._target = target
         self._urls: dict[str, URL] = {}
@@ -272,6 +276,9 @@ class Wire:
     async def _receive(self, response: aiohttp.ClientResponse, asked: _Asked, guard: Guard) -> Reply | Failure:
         named, received = request_id(response.headers), asked.received
         asked.attempt.request_id = named and self._redactor.text(named)
+        if self._learned is not None and (limits := asked.provider.limits(response.headers, time.time())):
+            self._learned(limits)
+            self._learned = None  # once is enough for people
         if (encoding := response.headers.get("Content-Encoding")) is not None:
             received.encoded_as(encoding)
         streamed = asked.stream and response.status == 200 and response.content_type == "text/event-stream"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from llmbatch.cli import scrub
 from llmbatch.cli.summary_file import SummaryFile
-from llmbatch.events import AttemptFailed, Draining, Event, KeysLoaded, Notice, RunStarted
+from llmbatch.events import AttemptFailed, Draining, Event, KeysLoaded, LimitsLearned, Notice, RunStarted
 from llmbatch.machine import fast_loop, keep_memory_private, patient_collector
 from llmbatch.options import RunOptions
 from llmbatch.runner import Run
@@ -112,6 +112,8 @@ class _Told:
         elif isinstance(event, KeysLoaded):
             scrub.learn(event.hide)
             keep_memory_private()
+        elif self._verbose and isinstance(event, LimitsLearned):
+            self._printer.note(f"the server's limits: {safe(event.text)}")
         elif self._verbose and isinstance(event, AttemptFailed):
             again = "not again" if event.retry_in_s is None else f"again in {event.retry_in_s:.1f} s"
             said = safe(f"{event.failure.type}: {event.failure.message}", 300)

@@ -35,3 +35,22 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+def in_words(limits: Limits) -> str:
+    """``500 requests/min (498 left), 200,000 tokens/min``: what was said, and nothing else."""
+    kinds = (
+        (limits.requests, "requests"),
+        (limits.tokens, "tokens"),
+        (limits.input_tokens, "input tokens"),
+        (limits.output_tokens, "output tokens"),
+    )
+    return ", ".join(filter(None, (_said(allowance, unit) for allowance, unit in kinds)))
+
+
+def _said(allowance: Allowance, unit: str) -> str:
+    left = "" if allowance.remaining is None else f"{allowance.remaining:,} left"
+    if allowance.limit is None:
+        return f"{unit}: {left}" if left else ""
+    per = {60.0: "min", 86_400.0: "day"}.get(allowance.window_s, f"{allowance.window_s:g} s")
+    return f"{allowance.limit:,} {unit}/{per}" + (f" ({left})" if left else "")
