@@ -17,6 +17,7 @@ from llmbatch.calls.connect import Proxy
 from llmbatch.calls.deadlines import Watch
 from llmbatch.calls.wire import Wire, open_session
 from llmbatch.options import Timeouts
+from llmbatch.providers.base import Provider
 from llmbatch.providers.openai_chat import OpenAIChat
 from llmbatch.providers.services import own_server
 from llmbatch.providers.target import Target
@@ -124,11 +125,12 @@ async def wired(
     stream: bool = False,
     timeouts: Timeouts = QUICK,
     proxy: Proxy | None = None,
+    provider: Provider | None = None,
     **session_options: Any,
 ) -> AsyncIterator[Wire]:
     """A wire as a run has it, with its session and its watch."""
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    target = Target(OpenAIChat(), url.removesuffix("/chat/completions"), "m", own_server(None))
+    target = Target(provider or OpenAIChat(), url.removesuffix("/chat/completions"), "m", own_server(None))
     watch = Watch(min(timeouts.total_s, timeouts.idle_s, timeouts.first_token_s))
     watching = asyncio.create_task(watch.run())
     async with open_session(timeouts, **session_options) as session:
