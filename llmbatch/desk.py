@@ -242,7 +242,9 @@ def _merged(line: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, An
     fixed = {name: line[name] for name in _OURS if name in line}
     if (tasks := line.get("tasks")) is not None:
         whole = changed.get("output") == line["output"]
-        fixed["tasks"] = tasks if whole else {name: {**task, "output": line["output"][name]} for name, task in tasks.items()}
+        fixed["tasks"] = (
+            tasks if whole else {name: {**task, "output": line["output"][name]} for name, task in tasks.items()}
+        )
     ours = {name: fixed.get(name, changed.get(name)) for name in line if name in fixed or name in changed}
     return {**ours, **{name: value for name, value in changed.items() if name not in ours and name not in _OURS}}
 

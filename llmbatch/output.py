@@ -39,6 +39,7 @@ class Output(Protocol):
 
     name: str
     unfinished_name: str
+    lines_name: str
     recovered: Recovered | None
     sealed: bool
     cut_off: Signature | None
@@ -109,6 +110,7 @@ class FileOutput:
     ) -> None:
         self.name = str(paths.out if export is None else export.out)
         self.unfinished_name = str(paths.partial)
+        self.lines_name = str(paths.out)
         self._export = export
         self.cut_off = lock.cut_off
         self.shared_file_system = shared_file_system_of(paths.directory)
@@ -188,7 +190,7 @@ class StdoutOutput:
     In completion order, or in input order: a line that comes early is then read back from the journal in its turn.
     """
 
-    name = unfinished_name = "standard output"
+    name = unfinished_name = lines_name = "standard output"
     sealed = False
 
     def __init__(

@@ -226,7 +226,7 @@ def known_parts(
     recorded: Mapping[str, Any] | None, kept: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
     """The good answers to parts of a row: in its line of an earlier run, and those ``kept`` of it without a line."""
-    known = {}
+    known: dict[str, Mapping[str, Any]] = {}
     if recorded is not None and isinstance(tasks := recorded.get("tasks"), dict):
         outputs = recorded.get("output")
         for name, line in tasks.items():

@@ -269,6 +269,7 @@ class Run:
             exit_code=code,
             input_truncated=planned.truncated,
             output=self._output.name,
+            lines=self._output.lines_name,
             next_command=command if code else None,
         )
 
@@ -326,6 +327,7 @@ class Run:
             input_complete=reading.exhausted,
             input_truncated=reading.source.truncated,
             output=STDIO if self._to_stdout else self._output.name if complete else self._output.unfinished_name,
+            lines=self._output.lines_name if complete else self._output.unfinished_name,
             next_command=command if code else None,
             hooks={} if self._hooks is None else self._hooks.spent,
         )

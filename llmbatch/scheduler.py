@@ -1,8 +1,8 @@
 """Rows in flight: a crew of workers takes jobs from a feed, calls, and hands the outcome over.
 
 A worker whose row rests before its next try does not count, so another one takes its place; when it has rested it waits
-for a place of its own. The scheduler knows ``Call``; it does not know what a provider is, what a file is, or what a limit
-is.
+for a place of its own. The scheduler knows ``Call``; it does not know what a provider is, what a file is, or what a
+limit is.
 """
 
 from __future__ import annotations

@@ -128,7 +128,8 @@ class Summary:
     most. ``flags`` counts the good answers with something odd about them. ``cost_usd`` is None while
     no price is known, and leaves out ``answers_without_price``. ``input_complete`` is False if the run stopped
     before the end of the input: ``rows`` then counts what was read. ``input_truncated`` is True if the input itself
-    ends too early (a cut gzip, a file that shrank): rows are missing. ``output`` is where the results now are.
+    ends too early (a cut gzip, a file that shrank): rows are missing. ``output`` is where the results now are,
+    ``lines`` the JSONL of them.
     ``hooks`` is what the user's own functions took, by "before" and "after".
     ``binding_shares`` are the shares of time, 0 to 1, that each bottleneck held.
     """
@@ -163,6 +164,7 @@ class Summary:
     finish_reasons: Mapping[str, int] = field(default_factory=dict)
     binding_shares: Mapping[str, float] | None = None
     output: str | None = None
+    lines: str | None = None
     next_command: str | None = None
     notices: tuple[str, ...] = ()
     hooks: Mapping[str, HookTime] = field(default_factory=dict)

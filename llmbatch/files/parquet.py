@@ -66,7 +66,11 @@ def batches(file: Any, name: str, max_line_bytes: int) -> Iterator[list[Line]]:
                 lines.append(_line(number, row, max_line_bytes))
             yield lines
     except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"cannot read {name} on after row {number}: {error}; the same command continues") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            what, mend = f"cannot read {name} on after row {number}", ""
+        else:
+            what, mend = f"{name} is damaged Parquet after row {number}", "write it anew, and "
+        raise StorageError(f"{what}: {error}; {mend}the same command continues") from error
 
 
 def json_value(value: Any) -> Any:

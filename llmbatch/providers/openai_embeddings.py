@@ -49,11 +49,11 @@ class OpenAIEmbeddings:
 
     def encode(self, request: Request) -> Mapping[str, Any]:
         """The JSON body. Raises RowError for what is not to be embedded, and for parameters of chat models."""
+        if request.schema is not None:
+            raise RowError("--schema is for answers in JSON; an embeddings model gives vectors")
         if request.body is not None and request.api == self.name:
             return request.body
         request = neutral(request)
-        if request.schema is not None:
-            raise RowError("--schema is for answers in JSON; an embeddings model gives vectors")
         params = {**request.extra, **request.params}
         unknown = sorted((params.keys() & KNOWN) - _SAME)
         if unknown:

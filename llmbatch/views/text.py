@@ -212,12 +212,13 @@ def _notices(summary: Summary) -> Iterator[str]:
 def _next(summary: Summary) -> Iterator[str]:
     """Where the results are and, last of all, what to type."""
     path = summary.output if summary.output != "-" else None
+    lines = summary.lines or path or ""
     # Stopped with nothing pending: what was asked was written, but the output was not made of it.
     unfinished = summary.pending > 0 or not summary.input_complete or summary.exit_code not in (0, 1)
     if path:
         yield f"Results{' so far' if unfinished else ''}: {safe(path)}"
     if path and summary.failed:
-        yield from _step("To see the failed rows:", _jq('select(.status == "error") | {id, row, error}', path))
+        yield from _step("To see the failed rows:", _jq('select(.status == "error") | {id, row, error}', lines))
     if unfinished:
         yield from _step("To continue, run the same command again", summary.next_command)
     elif _nothing_to_retry(summary):
@@ -225,7 +226,7 @@ def _next(summary: Summary) -> Iterator[str]:
     elif summary.failed:
         yield from _step("To try the failed rows once more, run the same command again", summary.next_command)
     elif path:
-        yield from _step("To look at them:", _jq("{id, output}", path) + " | head")
+        yield from _step("To look at them:", _jq("{id, output}", lines) + " | head")
 
 
 def _step(words: str, command: str | None) -> Iterator[str]:

@@ -218,9 +218,7 @@ def test_a_member_of_llmbatch_s_own_name_fails_the_row_and_keeps_its_answer(hook
     assert server.ledger()["received"] == len(ROWS)
 
 
-def test_without_its_hook_an_answer_that_is_here_is_written_and_not_asked_for(
-    hooked: Llmbatch, sim: StartSim
-) -> None:
+def test_without_its_hook_an_answer_that_is_here_is_written_and_not_asked_for(hooked: Llmbatch, sim: StartSim) -> None:
     server = sim("--seed", "10")
     assert hooked(*flags(server, "-t", "{{ text }}", "--after", "hooks:picky")).code == 1
     assert hooked(*flags(server, "-t", "{{ text }}")).code == 0
@@ -229,9 +227,7 @@ def test_without_its_hook_an_answer_that_is_here_is_written_and_not_asked_for(
 
 
 @pytest.mark.parametrize("hook", ["framed", "retold"])
-def test_a_hook_gets_each_answer_itself_though_another_task_changed(
-    hooked: Llmbatch, sim: StartSim, hook: str
-) -> None:
+def test_a_hook_gets_each_answer_itself_though_another_task_changed(hooked: Llmbatch, sim: StartSim, hook: str) -> None:
     server = sim("--seed", "11")
     first = ("--task", "a=A {{ text }}", "--task", "b=B {{ text }}", "--after", f"hooks:{hook}")
     assert hooked(*flags(server, *first)).code == 0

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbatch.errors import InputError
+from llmbatch.errors import InputError, StorageError
 from llmbatch.files.parquet import json_value
 from llmbatch.files.readers import InputFile, open_input
 from llmbatch.files.tables import RecordSplitter, cells_of, delimiter_of
@@ -278,3 +278,14 @@ async def test_parquet_columns_without_names_of_their_own_are_bad_rows(
     parquet.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=names), path)
     [line] = (await read(path))[0]
     assert line.problem == problem
+
+
+async def test_parquet_damaged_behind_its_first_rows_says_so(tmp_path: Path) -> None:
+    parquet, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    path = tmp_path / "in.parquet"
+    parquet.write_table(pa.table({"prompt": [f"row {n}" for n in range(5000)]}), path, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[5000:5100] = b"\x55" * 100
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=r"in.parquet is damaged Parquet after row 0: .*; write it anew, and"):
+        await read(path)

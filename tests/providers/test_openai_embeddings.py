@@ -89,3 +89,10 @@ def test_what_is_no_list_of_vectors_is_no_answer(data: list[Any]) -> None:
 def test_numbers_that_json_can_not_hold_are_no_vector() -> None:
     nan = b64encode(b"\x00\x00\xc0\x7f").decode()
     assert isinstance(decoded({"index": 0, "embedding": nan}), Failure)
+
+
+@pytest.mark.parametrize("body", [None, {"model": "m", "input": "a"}])
+def test_a_schema_is_refused_before_anything_is_paid(body: dict[str, Any] | None) -> None:
+    request = Request("m", input=None if body else "a", body=body, api="openai-embeddings", schema={"type": "object"})
+    with pytest.raises(RowError, match="an embeddings model gives vectors"):
+        OpenAIEmbeddings().encode(request)
