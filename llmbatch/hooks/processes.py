@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import multiprocessing
 import os
@@ -50,10 +51,12 @@ class Processes:
 
     def close(self) -> None:
         """End the processes, whatever they do: their rows stay pending."""
-        running = list((self._executor._processes or {}).values())
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        for process in running:
+        executor = self._executor
+        for process in list((executor._processes or {}).values()):
             process.kill()
+        executor.shutdown(wait=True, cancel_futures=True)  # what it waits for is dead
+        del self._executor, executor
+        gc.collect()  # its semaphores are given back by their finalizers, which our quick exit leaves out
 
     def _fresh(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
