@@ -22,6 +22,8 @@ from llmbatch.stopping import Stop, StopReason
 SETTLE_S = 0.05
 
 
+# Results that hooks work on before no further line is read.
+MOST_WORKING = 1_000
 # What a hook can not change of a line.
 _OURS = ("id", "row", "status", "attempts", "ambiguous", "request_id", "request_ids", "key")
 
@@ -162,6 +164,12 @@ class Desk:
         promise: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unwritten.add(promise)
         return promise
+
+    async def room(self) -> None:
+        """Wait while the output is far behind, or the hooks are: rows whose answers are all kept come without end."""
+        await self._output.room()
+        while len(self._working) >= MOST_WORKING:
+            await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
 
     async def settle(self) -> None:
         """Wait for the hooks that are still at work."""

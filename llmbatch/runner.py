@@ -110,7 +110,7 @@ class Run:
                 reading,
                 self._desk,
                 include_input=self.options.keeps_input,
-                ready=self._output.room,
+                ready=self._desk.room,
                 hooked=self.options.after is not None,
                 preparation=self._preparation(),
             )
