@@ -276,9 +276,8 @@ class Wire:
     async def _receive(self, response: aiohttp.ClientResponse, asked: _Asked, guard: Guard) -> Reply | Failure:
         named, received = request_id(response.headers), asked.received
         asked.attempt.request_id = named and self._redactor.text(named)
-        if self._learned is not None and (limits := asked.provider.limits(response.headers, time.time())):
-            self._learned(limits)
-            self._learned = None  # once is enough for people
+        if self._learned is not None:
+            self._tell_limits(asked.provider.limits(response.headers, time.time()))
         if (encoding := response.headers.get("Content-Encoding")) is not None:
             received.encoded_as(encoding)
         streamed = asked.stream and response.status == 200 and response.content_type == "text/event-stream"
@@ -292,6 +291,12 @@ class Wire:
                 raise
             body = b""  # the status alone says what to do: a rate limit must close the gate
         return asked.provider.decode(response.status, response.headers, body)
+
+    def _tell_limits(self, limits: Limits) -> None:
+        """Of the first answer: once is enough for people."""
+        learned, self._learned = self._learned, None
+        if learned is not None and limits:
+            learned(limits)
 
     async def _read_stream(self, response: aiohttp.ClientResponse, asked: _Asked, guard: Guard) -> Reply | Failure:
         """Events until the end marker. Comments and pings do not count as life: only parts of the answer do."""

@@ -25,6 +25,8 @@ _STAND_IN = "file:///"
 
 def stamped(request: Request, base: Path) -> Request:
     """``request`` with a stand-in for each image that is a file; paths are relative to ``base``. Raises RowError."""
+    if not _has_parts(request):
+        return request
 
     def stand_in(part: Mapping[str, Any]) -> Mapping[str, Any]:
         if part.get("type") != "image" or "path" not in part:
@@ -38,6 +40,8 @@ def stamped(request: Request, base: Path) -> Request:
 
 def as_data(request: Request) -> Request:
     """``request`` as its key is made of it: each stand-in as a data URL, which every dialect has a word for."""
+    if not _has_parts(request):
+        return request
 
     def named(part: Mapping[str, Any]) -> Mapping[str, Any]:
         url = _url_of(part)
@@ -50,7 +54,12 @@ def as_data(request: Request) -> Request:
 
 def has_stand_ins(request: Request) -> bool:
     """Whether an image of it is a file that must be read."""
-    return any(True for _ in _stand_ins(request))
+    return _has_parts(request) and any(True for _ in _stand_ins(request))
+
+
+def _has_parts(request: Request) -> bool:
+    """Whether a message is more than text: most are not, and every row is asked."""
+    return any(isinstance(message.get("content"), list) for message in request.messages)
 
 
 def stamp(path: str, base: Path) -> str:
