@@ -199,7 +199,7 @@ class Wire:
         elif provider.max_body_bytes is not None and len(data) > provider.max_body_bytes:
             outcome = _too_large(len(data), provider.max_body_bytes)
         else:
-            asked = _Asked(provider, self._url_of(request, stream), data, stream, attempt)
+            asked = _Asked(provider, self._url_of(provider, request.model, stream), data, stream, attempt)
             with self._watch.guard(total_s, first_token_s) as guard:
                 try:
                     outcome = await self._exchange(asked, guard, total_s)
@@ -263,9 +263,9 @@ class Wire:
             headers = self._dialect_headers[provider.name] = CIMultiDict({**self._headers, **provider.headers})
         return headers
 
-    def _url_of(self, request: Request, stream: bool) -> URL:
+    def _url_of(self, provider: Provider, model: str, stream: bool) -> URL:
         """Paths are few, except where each row names a model of its own; those are not kept without end."""
-        address = self._target.endpoint(request, stream=stream)
+        address = self._target.base_url + provider.path(model, stream=stream)
         url = self._urls.get(address)
         if url is None:
             url = URL(address)

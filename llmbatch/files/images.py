@@ -58,8 +58,11 @@ def has_stand_ins(request: Request) -> bool:
 
 
 def _has_parts(request: Request) -> bool:
-    """Whether a message is more than text: most are not, and every row is asked."""
-    return any(isinstance(message.get("content"), list) for message in request.messages)
+    """Whether a message is more than text: most are not, and every row is asked, so no generator."""
+    for message in request.messages:  # noqa: SIM110
+        if isinstance(message.get("content"), list):
+            return True
+    return False
 
 
 def stamp(path: str, base: Path) -> str:

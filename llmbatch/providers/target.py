@@ -59,10 +59,6 @@ class Target:
             self.speaks[api] = dialect(api, self.service, self.api_version)
         return self.speaks[api]
 
-    def endpoint(self, request: Request, *, stream: bool = False) -> str:
-        """The whole URL for ``request``."""
-        return self.base_url + self.dialect(request).path(request.model, stream=stream)
-
     @property
     def url(self) -> str:
         """Where most requests go, for people and for the manifest."""

@@ -88,7 +88,7 @@ async def test_limit_headers_are_understood(dialect: Dialect, monkeypatch: pytes
             Request("demo", [{"role": "user", "content": PROMPT}]) if dialect.chat else Request("demo", input=PROMPT)
         )
         provider = target.dialect(request)
-        here, there = urlsplit(server.base_url), urlsplit(target.endpoint(request))
+        here, there = urlsplit(server.base_url), urlsplit(target.base_url + provider.path(request.model))
         url = there._replace(scheme=here.scheme, netloc=here.netloc).geturl()
         headers = {**provider.headers, **target.key_headers("test-key")}
         async with session.post(url, json=dict(provider.encode(request)), headers=headers) as answer:
