@@ -106,6 +106,8 @@ def _translated(request: Request) -> Body:
     if request.input is not None:
         raise RowError("'input' is for embeddings models; a chat model takes 'prompt' or 'messages'")
     given = {**request.extra, **request.params}
+    if given.get("n") == 1:  # what it gives anyway
+        del given["n"]
     for name in _NO_WORD:
         if name in given:
             raise RowError(f"Anthropic has no word for '{name}': leave it out")

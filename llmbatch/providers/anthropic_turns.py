@@ -34,6 +34,7 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> tuple[Content, list[dict[
         count += 1
     system: Content = ""
     for number in range(count):
+        _check_members(messages[number], f"messages[{number}]")
         system = _added(system, _text_content(messages[number], f"messages[{number}]"))
     turns: list[dict[str, Any]] = []
     for number in range(count, len(messages)):
@@ -53,9 +54,7 @@ def _turn(message: Mapping[str, Any], where: str) -> tuple[str, Content]:
     role = _ROLES.get(said) if isinstance(said, str) else None
     if role is None:
         raise RowError(f"{where}: Anthropic has no role {excerpt(repr(said), 40)}")
-    for name in message.keys() - {"role", "content"}:
-        if message[name] and name not in _MEMBERS.get(str(said), ()):
-            raise RowError(f"{where}: Anthropic has no word for '{excerpt(str(name), 40)}': leave it out")
+    _check_members(message, where)
     if said == "tool":
         return role, [_tool_result(message, where)]
     if role == "system":
@@ -65,6 +64,12 @@ def _turn(message: Mapping[str, Any], where: str) -> tuple[str, Content]:
         more = [*_refusal(message, where), *_tool_uses(message, where)]
         content = _added(content, more) if more else content
     return role, _filled(content, where)
+
+
+def _check_members(message: Mapping[str, Any], where: str) -> None:
+    for name in message.keys() - {"role", "content"}:
+        if message[name] and name not in _MEMBERS.get(str(message.get("role")), ()):
+            raise RowError(f"{where}: Anthropic has no word for '{excerpt(str(name), 40)}': leave it out")
 
 
 def _filled(content: Content, where: str) -> Content:

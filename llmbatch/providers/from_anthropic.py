@@ -73,9 +73,10 @@ def _tool(tool: Any, where: str) -> dict[str, Any]:
 def _tool_choice(choice: Mapping[str, Any]) -> Any:
     if choice.get("type") == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
-    if choice.get("type") not in _CHOICES:
-        raise _no_form(f"a 'tool_choice' of the type {excerpt(repr(choice.get('type')), 40)}")
-    return _CHOICES[choice["type"]]
+    kind = choice.get("type")
+    if not isinstance(kind, str) or kind not in _CHOICES:
+        raise _no_form(f"a 'tool_choice' of the type {excerpt(repr(kind), 40)}")
+    return _CHOICES[kind]
 
 
 def _response_format(given: Any) -> dict[str, Any]:
@@ -157,7 +158,10 @@ def _of_assistant(content: Any, where: str) -> Message:
 
 
 def _tool_call(block: Mapping[str, Any], where: str) -> dict[str, Any]:
-    arguments = orjson.dumps(_object_of(block.get("input") or {}, f"{where}.input")).decode()
+    try:
+        arguments = orjson.dumps(_object_of(block.get("input") or {}, f"{where}.input")).decode()
+    except TypeError as error:
+        raise RowError(f"{where}.input can not be written as JSON: {error}") from None
     function = {"name": block.get("name"), "arguments": arguments}
     return {"id": block.get("id"), "type": "function", "function": function}
 

@@ -119,7 +119,9 @@ def _members(name: str, value: Any, known: Mapping[str, Callable[[Any], Body]]) 
 
 
 def _format(value: Any) -> Body:
-    if not isinstance(value, dict) or value.get("type") != "json_schema":
+    if not isinstance(value, dict):
+        raise RowError("'text.format' of a Responses body must be an object")
+    if value.get("type") != "json_schema":
         return {"response_format": value}
     inner = {name: member for name, member in value.items() if name != "type"}
     return {"response_format": {"type": "json_schema", "json_schema": inner}}

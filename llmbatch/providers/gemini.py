@@ -211,7 +211,8 @@ def _declaration(tool: Mapping[str, Any]) -> Json:
             'a tool must be {"type": "function", "function": {"name": …}} or one of Gemini\'s own, like '
             f'{{"googleSearch": {{}}}}, not of type {excerpt(repr(tool["type"]), 40)}'
         )
-    for name in function.keys() - {"name", "description", "parameters", "strict"}:
+    beside = [name for name in tool if name not in ("type", "function")]
+    for name in [*beside, *(function.keys() - {"name", "description", "parameters", "strict"})]:
         raise RowError(f"Gemini has no word for '{excerpt(name, 40)}' of a function: leave it out")
     named = {"name": "name", "description": "description", "parameters": "parametersJsonSchema"}
     return {theirs: function[ours] for ours, theirs in named.items() if function.get(ours) is not None}

@@ -46,7 +46,9 @@ _WENT_WRONG = frozenset(
         "NO_IMAGE",
     }
 )
-_UNSPECIFIED = ("", "FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
+_UNSPECIFIED = ("", "FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED", "TRAFFIC_TYPE_UNSPECIFIED")
+# trafficType -> the tier that was charged, as the request says it.
+_TIERS = {"ON_DEMAND": "standard", "ON_DEMAND_FLEX": "flex", "ON_DEMAND_PRIORITY": "priority"}
 
 
 class GeminiAnswer:
@@ -106,6 +108,7 @@ class GeminiAnswer:
             tool_calls=self._calls or None,
             reasoning=writable("".join(self._reasoning)) or None,
             choices=len(self._candidates),
+            service_tier=_tier(self._usage),
             native_finish_reason=self._finish,
         )
 
@@ -186,6 +189,11 @@ def usage_of(usage: Any) -> Usage:
         cached_input_tokens=_count(usage, "cachedContentTokenCount"),
         reasoning_tokens=thoughts,
     )
+
+
+def _tier(usage: Any) -> str | None:
+    traffic = _word(usage.get("trafficType")) if isinstance(usage, dict) else None
+    return None if traffic is None else _TIERS.get(traffic, traffic.lower())
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:

@@ -40,10 +40,11 @@ class OpenAIChat:
     def __init__(self, manners: Manners = PLAIN, *, path: str | None = None) -> None:
         self._manners = manners
         self._path = path or "/chat/completions"
+        self._names_model = "{model}" in self._path
 
     def path(self, model: str, *, stream: bool = False) -> str:
         """The same for all models, but for Azure's deployments."""
-        return self._path.replace("{model}", quote(model, safe=""))
+        return self._path.replace("{model}", quote(model, safe="")) if self._names_model else self._path
 
     def encode(self, request: Request) -> Mapping[str, Any]:
         """The JSON body. A row's own ``body`` goes as it is; else model, messages, ``-p`` fields, the row's params."""
@@ -57,14 +58,20 @@ class OpenAIChat:
             body.update(request.extra)
         if request.params:
             body.update(request.params)
-        self._rename(body)
+        if len(body) > 2:
+            self._rename(body)
         if request.schema is not None:
             body.update(chat_fields(body["messages"], request.schema, self._manners.schema_mode))
         return body
 
     def _messages(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Only OpenAI's own models have a developer; to others it is the system."""
-        if self._manners.developer_role or all(message.get("role") != "developer" for message in messages):
+        if self._manners.developer_role:
+            return messages
+        for message in messages:  # every row comes by, so no generator
+            if message.get("role") == "developer":
+                break
+        else:
             return messages
         return [{**one, "role": "system"} if one.get("role") == "developer" else one for one in messages]
 
@@ -127,7 +134,7 @@ def _reply_of(document: Any, manners: Manners) -> Reply | Failure:
         model=_text(document.get("model")),
         usage=usage_of(document.get("usage")),
         tool_calls=tool_calls,
-        reasoning=message.get("reasoning_content") or message.get("reasoning") or thought or None,
+        reasoning=_text(message.get("reasoning_content")) or _text(message.get("reasoning")) or thought or None,
         choices=len(choices) if isinstance(choices, list) else 1,
         service_tier=_text(document.get("service_tier")),
         native_finish_reason=native(ended, reason, choice.get("native_finish_reason")),

@@ -31,7 +31,8 @@ class ChatStream:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
-        self._tools: dict[int, dict[str, Any]] = {}
+        # By their index; several where a server gives all of them the same.
+        self._tools: dict[int, list[dict[str, Any]]] = {}
         self._finish_reason: str | None = None
         self._upstream_reason: str | None = None
         self._model: str | None = None
@@ -67,7 +68,7 @@ class ChatStream:
     def finish(self) -> Reply | Failure:
         """The whole answer; a Failure that keeps the text so far if there is no whole one."""
         text, refusal = writable("".join(self._text)), writable("".join(self._refusal))
-        tool_calls = writable([self._tools[index] for index in sorted(self._tools)]) or None
+        tool_calls = writable([call for index in sorted(self._tools) for call in self._tools[index]]) or None
         ended = normalised(self._finish_reason, calls_tools=bool(tool_calls), refuses=bool(refusal))
         failure = self._failure or self._missing(ended, len(text))
         if failure is not None:
@@ -121,8 +122,8 @@ class ChatStream:
         for value, parts in (
             (said, self._text),
             (_text(delta.get("refusal")), self._refusal),
-            (_text(delta.get("reasoning_content")), self._reasoning),
-            (_text(delta.get("reasoning")), self._reasoning),
+            # Under both names while servers change from one to the other (vLLM).
+            (_text(delta.get("reasoning_content")) or _text(delta.get("reasoning")), self._reasoning),
             (thought, self._reasoning),
         ):
             if value:
@@ -133,18 +134,43 @@ class ChatStream:
             if isinstance(part, dict):
                 self._tool_call(part)
                 news = True
+        older = delta.get("function_call")
+        if isinstance(older, dict) and older:
+            _add_to(self._tools.setdefault(0, [{"type": "function", "function": _begun("function")}])[-1], older)
+            news = True
         return news
 
     def _tool_call(self, part: Mapping[str, Any]) -> None:
-        index, function = part.get("index"), part.get("function")
-        call = self._tools.setdefault(
-            index if isinstance(index, int) else 0,
-            {"id": None, "type": "function", "function": {"name": "", "arguments": ""}},
-        )
-        call["id"] = _text(part.get("id")) or call["id"]
-        if isinstance(function, dict):
-            call["function"]["name"] += _text(function.get("name")) or ""
-            call["function"]["arguments"] += _text(function.get("arguments")) or ""
+        index, identity = part.get("index"), _text(part.get("id"))
+        calls = self._tools.setdefault(index if isinstance(index, int) else 0, [])
+        kind = "custom" if isinstance(part.get("custom"), dict) else "function"
+        said = part.get(kind)
+        named = isinstance(said, dict) and bool(_text(said.get("name")))
+        if not calls or (named and _is_another(calls[-1], identity, numbered=index is not None)):
+            calls.append({"id": None, "type": kind, kind: _begun(kind)})
+        call = calls[-1]
+        call["id"] = identity or call["id"]
+        if isinstance(said, dict) and kind in call:
+            _add_to(call, said)
+
+
+def _begun(kind: str) -> dict[str, str]:
+    return {"name": "", "input" if kind == "custom" else "arguments": ""}
+
+
+def _add_to(call: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+    """Join the pieces of a call's name, and of its arguments or input."""
+    whole = call[call["type"]]
+    for name in whole:
+        whole[name] += _text(said.get(name)) or ""
+
+
+def _is_another(call: Mapping[str, Any], identity: str | None, *, numbered: bool) -> bool:
+    """Whether a part that names a function begins the call after ``call``, where both have the same index (Gemini's
+    imitation of this API, Ollama), or none: its id is another, or it has none and is not ``numbered``."""
+    if not call[call["type"]]["name"]:
+        return False
+    return identity != call["id"] if identity is not None else not numbered
 
 
 def content_of(content: Any) -> tuple[str, str] | None:

@@ -37,13 +37,13 @@ class Said:
 
 
 def placed(service: Service, said: Said) -> Service:
-    """``service`` with its base URL, and the header of the key that the environment has.
+    """``service`` with its base URL.
 
     Raises OptionsError for what must be said and is not, and for a version that means nothing there.
     """
     if said.api_version is not None and service.name not in _WITH_VERSIONS:
         raise OptionsError(f"--api-version means nothing to {service.name}; {', '.join(_WITH_VERSIONS)} have versions")
-    return _with_key(_PLACES.get(service.name, _as_said)(service, said), said)
+    return _PLACES.get(service.name, _as_said)(service, said)
 
 
 def gemini_base(base_url: str, api_version: str | None) -> str:
@@ -137,11 +137,3 @@ def _checked(said: Said, variable: str) -> str | None:
     if url is not None:
         check_url(url, variable)
     return None if url is None else url.rstrip("/")
-
-
-def _with_key(service: Service, said: Said) -> Service:
-    """The first variable that is set holds the key; that of a token goes as one."""
-    used = next((name for name in service.key_envs if said.variable(name)), None)
-    if used not in service.bearer_envs:
-        return service
-    return replace(service, key_header="Authorization", key_scheme="Bearer")

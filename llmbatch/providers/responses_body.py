@@ -10,7 +10,7 @@ from typing import Any
 
 from llmbatch.providers.schema_forms import openai_schema
 from llmbatch.records import Request
-from llmbatch.rules.reasons import RowError, excerpt
+from llmbatch.rules.reasons import RowError, excerpt, kind_of
 
 Message = Mapping[str, Any]
 Body = dict[str, Any]
@@ -84,7 +84,10 @@ def _items(number: int, message: Message) -> Iterator[Body]:
         content.append({"type": "refusal", "refusal": message["refusal"]})
     if content:
         yield {"role": role, "content": content}
-    for call in message.get("tool_calls") or ():
+    calls = message.get("tool_calls") or ()
+    if not isinstance(calls, list | tuple):
+        raise RowError(f"the 'tool_calls' of messages[{number}] must be a list, not {kind_of(calls)}")
+    for call in calls:
         yield _call(call, number)
 
 
@@ -105,8 +108,10 @@ def _part(part: Message, role: Any, where: str) -> Body:
     if kind == "refusal" and role == "assistant":
         return dict(part)
     if kind == "image_url":
-        image = part["image_url"]
+        image = part.get("image_url")
         url, detail = (image.get("url"), image.get("detail")) if isinstance(image, dict) else (image, None)
+        if not isinstance(url, str):
+            raise RowError(f'{where} must say {{"type": "image_url", "image_url": {{"url": "…"}}}}')
         return {"type": "input_image", "image_url": url, **({"detail": detail} if detail else {})}
     if kind == "file" and isinstance(part.get("file"), dict):
         return {"type": "input_file", **part["file"]}
@@ -162,8 +167,11 @@ def _tools(tools: Any) -> Body:
 
 def _flat(tool: Any) -> Any:
     """``{"type": "function", "function": {...}}`` without the inner object; tools of Responses stay as they are."""
-    inner = tool.get(tool.get("type")) if isinstance(tool, dict) and isinstance(tool.get("type"), str) else None
-    return {"type": tool["type"], **inner} if isinstance(inner, dict) else tool
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    inner = tool.get(kind) if isinstance(kind, str) else None
+    if not isinstance(inner, dict):
+        return tool
+    return {"type": kind, **inner, **{name: value for name, value in tool.items() if name not in ("type", kind)}}
 
 
 def _tool_choice(choice: Any) -> Body:

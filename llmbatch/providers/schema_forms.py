@@ -114,11 +114,19 @@ def gemini_schema(schema: Schema) -> Form:
 
 
 def _made_once(make: Callable[[Schema], Form], schema: Schema) -> Form:
-    """All rows of a run share one form: it is not to be changed."""
+    """All rows of a run share one form: it is not to be changed. Raises RowError for what is no schema: a row's own
+    (``response_format``) was not looked at before."""
     try:
-        return _made(make, orjson.dumps(schema))
+        written = orjson.dumps(schema)
     except TypeError:  # an integer beyond 64 bits
-        return make(schema)
+        written = None
+    try:
+        return make(schema) if written is None else _made(make, written)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise RowError(
+            "the schema of the answer is no JSON Schema, or nests too deeply: 'type' is a name or a list of names, "
+            "'properties' an object of schemas, 'required', 'enum' and 'anyOf' are lists"
+        ) from None
 
 
 @lru_cache(maxsize=32)

@@ -12,13 +12,16 @@ from llmbatch.rules.messages import check_messages
 from llmbatch.rules.params import checked, without_overridden
 from llmbatch.rules.reasons import RowError, excerpt, kind_of
 
+RESPONSES = "openai-responses"
+ANTHROPIC = "anthropic"
 # The end of ``url`` -> the API. Azure's batch lines leave out the version.
 _APIS = {
     "/chat/completions": "openai-chat",
-    "/responses": "openai-responses",
+    "/responses": RESPONSES,
     "/embeddings": "openai-embeddings",
 }
-ANTHROPIC = "anthropic"
+# The limit of an answer's tokens, as -p says it, in the words of Responses.
+_LIMIT, _LIMITS = "max_output_tokens", ("max_tokens", "max_completion_tokens")
 
 
 def is_batch_line(fields: Mapping[str, Any]) -> bool:
@@ -47,8 +50,10 @@ def batch_body(
         raise RowError(f"'body' must be an object, not {kind_of(body)}")
     if api == "openai-chat":
         check_messages(body.get("messages"))
-    elif body.get("input") in (None, "", []):
+    elif body.get("input") in (None, "", []) and not (api == RESPONSES and body.get("prompt")):
         raise RowError("'body' has no 'input'")
+    if api == RESPONSES:
+        run_params = {_LIMIT if name in _LIMITS else name: value for name, value in run_params.items()}
     return api, _filled(body, model, run_params)
 
 

@@ -44,6 +44,10 @@ def _text(value: Any) -> bool:
     return type(value) is str and value.strip() != ""
 
 
+def _name(value: Any) -> bool:
+    return _text(value) and value.isprintable()
+
+
 def _texts(value: Any) -> bool:
     return _text(value) or (type(value) is list and bool(value) and all(type(text) is str for text in value))
 
@@ -59,7 +63,7 @@ _BOOLEAN: tuple[Check, str] = (_one_of(bool), "true or false")
 _OBJECT: tuple[Check, str] = (_one_of(dict), "an object")
 
 _KNOWN: dict[str, tuple[Check, str]] = {
-    "model": _TEXT,
+    "model": (_name, "a name of printable characters"),
     "temperature": (_number(0, 100), "a number of 0 or more"),
     "top_p": (_number(0, 1), "a number from 0 to 1"),
     "top_k": (_integer(-1, 10**6), "an integer"),

@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 
 from llmbatch.providers.anthropic import DEFAULT_MAX_TOKENS, Anthropic
 from llmbatch.providers.anthropic_answer import reply_of, usage_of
+from llmbatch.providers.anthropic_turns import turns_of
 from llmbatch.records import Failure, Reply, Request, Usage
 from llmbatch.rules.reasons import RowError
 
@@ -333,7 +334,6 @@ def test_the_row_wins_over_the_command_line() -> None:
     "name",
     [
         "seed",
-        "n",
         "logprobs",
         "top_logprobs",
         "presence_penalty",
@@ -347,6 +347,19 @@ def test_what_anthropic_has_no_word_for_is_not_dropped(name: str) -> None:
     for params, extra in (({name: 1}, {}), ({}, {name: 1})):
         with pytest.raises(RowError, match=f"no word for '{name}'"):
             body_of(params, extra)
+
+
+def test_one_answer_is_what_it_gives_anyway() -> None:
+    assert body_of({"n": 1}) == body_of({}, {"n": 1}) == body_of({})
+    with pytest.raises(RowError, match="no word for 'n'"):
+        body_of({"n": 2})
+
+
+@pytest.mark.parametrize("more", [[], [{"role": "assistant", "content": "b"}]])
+def test_the_name_of_a_system_message_is_not_dropped(more: list[dict[str, Any]]) -> None:
+    for role in ("system", "developer"):
+        with pytest.raises(RowError, match=r"messages\[0\]: .*'name'"):
+            turns_of([{"role": role, "name": "example_user", "content": "a"}, {"role": "user", "content": "a"}, *more])
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ def test_tools() -> None:
         ({"response_format": {"type": "json_schema", "json_schema": 1}}, "response_format"),
         ({"tools": [{"type": "web_search"}]}, "web_search"),
         ({"tools": [{"type": "function", "function": {"name": "f", "cache_control": 1}}]}, "cache_control"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}, "cache_control": {}}]}, "cache_control"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         ({"tool_choice": "f"}, "tool_choice"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "maxOutputTokens"),
@@ -439,6 +440,24 @@ def test_more_candidates_are_counted() -> None:
 )
 def test_usage(said: Any, usage: Usage) -> None:
     assert reply(answer({"text": "a"}, usageMetadata=said)).usage == usage
+
+
+@pytest.mark.parametrize(
+    ("traffic", "tier"),
+    [
+        (None, None),
+        ("TRAFFIC_TYPE_UNSPECIFIED", None),
+        (7, None),
+        ("ON_DEMAND", "standard"),
+        ("ON_DEMAND_FLEX", "flex"),
+        ("ON_DEMAND_PRIORITY", "priority"),
+        ("PROVISIONED_THROUGHPUT", "provisioned_throughput"),
+    ],
+)
+def test_which_tier_was_charged(traffic: Any, tier: str | None) -> None:
+    assert (
+        reply(answer({"text": "a"}, usageMetadata={"promptTokenCount": 1, "trafficType": traffic})).service_tier == tier
+    )
 
 
 @pytest.mark.parametrize(

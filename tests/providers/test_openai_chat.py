@@ -324,6 +324,59 @@ def test_tool_calls_are_joined_by_index() -> None:
     ]
 
 
+@pytest.mark.parametrize("places", [{}, {"index": 0}], ids=["no index", "one index"])
+@pytest.mark.parametrize("together", [True, False])
+def test_calls_that_a_server_does_not_number_stay_apart(places: dict[str, int], together: bool) -> None:
+    parts = [
+        {**places, "id": "a", "function": {"name": "one", "arguments": "{}"}},
+        {**places, "id": "b", "function": {"name": "two", "arguments": '{"x"'}},
+    ]
+    more = {**places, "id": "b", "function": {"arguments": ":1}"}}
+    chunks = [[*parts, more]] if together else [[parts[0]], [parts[1]], [more]]
+    outcome = stream(*(delta(None, tool_calls=calls) for calls in chunks), delta(None, "tool_calls"))
+    assert isinstance(outcome, Reply) and outcome.tool_calls is not None
+    assert [(call["id"], call["function"]) for call in outcome.tool_calls] == [
+        ("a", {"name": "one", "arguments": "{}"}),
+        ("b", {"name": "two", "arguments": '{"x":1}'}),
+    ]
+
+
+def test_calls_without_index_and_id_stay_apart() -> None:
+    calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("one", "two")]
+    outcome = stream(delta(None, "tool_calls", tool_calls=calls))
+    assert isinstance(outcome, Reply) and outcome.tool_calls is not None
+    assert [call["function"]["name"] for call in outcome.tool_calls] == ["one", "two"]
+
+
+def test_a_call_of_the_older_functions_is_streamed_too() -> None:
+    parts = [{"name": "f", "arguments": '{"x"'}, {"arguments": ":1}"}]
+    streamed = stream(*(delta(None, function_call=part) for part in parts), delta(None, "function_call"))
+    whole = reply(answer({"content": None, "function_call": {"name": "f", "arguments": '{"x":1}'}}, "function_call"))
+    assert isinstance(streamed, Reply) and whole.tool_calls
+    assert streamed.tool_calls == whole.tool_calls and streamed.finish_reason == "tool_calls"
+
+
+def test_a_call_of_a_custom_tool_is_streamed_too() -> None:
+    parts = [{"index": 0, "id": "a", "type": "custom", "custom": {"name": "sh", "input": "l"}}]
+    parts += [{"index": 0, "custom": {"input": "s"}}]
+    call = {"id": "a", "type": "custom", "custom": {"name": "sh", "input": "ls"}}
+    streamed = stream(*(delta(None, tool_calls=[part]) for part in parts), delta(None, "tool_calls"))
+    assert isinstance(streamed, Reply) and streamed.tool_calls == [call]
+    assert reply(answer({"content": None, "tool_calls": [call]}, "tool_calls")).tool_calls == [call]
+
+
+def test_a_thought_under_both_names_is_told_once() -> None:
+    both = {"reasoning": "hm", "reasoning_content": "hm"}
+    streamed = stream(delta(None, **both), delta("a"), delta(None, "stop"))
+    assert isinstance(streamed, Reply) and streamed.reasoning == "hm"
+    assert reply(answer({"content": "a", **both})).reasoning == "hm"
+
+
+@pytest.mark.parametrize("garbage", [{"x": 1}, ["hm"], 7])
+def test_a_thought_that_is_no_text_is_not_written(garbage: Any) -> None:
+    assert reply(answer({"content": "a", "reasoning": garbage, "reasoning_content": garbage})).reasoning is None
+
+
 @pytest.mark.parametrize(
     "tool_calls",
     [7, "x", {}, [None], [{"index": None}], [{"index": []}], [{"index": "a"}, {"index": 0}],

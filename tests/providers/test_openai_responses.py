@@ -95,6 +95,8 @@ def test_messages_become_instructions_and_items(
         ({"tools": [TOOL, {"type": "web_search"}], "tool_choice": "required", "parallel_tool_calls": False},
          {"tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True},
                     {"type": "web_search"}], "tool_choice": "required", "parallel_tool_calls": False}),
+        ({"tools": [{"type": "function", "function": {"name": "f"}, "strict": True}]},
+         {"tools": [{"type": "function", "name": "f", "strict": True}]}),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}},
          {"tool_choice": {"type": "function", "name": "f"}}),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [TOOL]}}},
@@ -136,6 +138,9 @@ def test_the_row_wins_over_the_command_line_and_a_schema_over_both() -> None:
             r"content\[0\].*'input_audio'",
         ),
         ([{"role": "assistant", "content": "", "tool_calls": [{"type": "custom"}]}], {}, "tool call"),
+        ([{"role": "assistant", "content": "", "tool_calls": 5}], {}, "'tool_calls'"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], {}, r"content\[0\].*image_url"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], {}, r"content\[0\].*image_url"),
     ],
 )
 def test_what_has_no_word_is_refused_by_its_name(messages: list[Any], params: dict[str, Any], word: str) -> None:
@@ -207,6 +212,7 @@ def test_a_body_is_said_in_chat_completions() -> None:
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "x"}]}]}, "input_image"),
         ({"input": 7}, "input"),
         ({"instructions": ["a"]}, "instructions"),
+        ({"text": {"format": "auto"}}, "text.format"),
     ],
 )
 def test_what_only_responses_can_say_is_refused(fields: dict[str, Any], word: str) -> None:

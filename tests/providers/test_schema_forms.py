@@ -477,3 +477,34 @@ def test_every_schema_has_a_form_or_a_reason_why_not(schema: Schema, defs: Schem
         _obeys(anthropic_schema(whole), _ANTHROPIC, closed=True)
     except RowError as error:
         assert str(error).startswith("--schema can not be sent to this API: at ")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": "x"},
+        {"type": "object", "properties": {"a": {"type": 5}}},
+        {"type": "object", "properties": {"a": {"type": [{}]}}},
+        {"type": "object", "properties": {"a": {"type": "object", "properties": {}, "required": True}}},
+        {"type": "object", "required": [{}]},
+        {"type": "object", "properties": {"a": {"enum": 1}}},
+        {"type": "object", "properties": {"a": {"anyOf": 1}}},
+        {"type": "object", "properties": {"a": {"allOf": None}}},
+        {"type": "array", "minItems": "x"},
+        {"type": "string", "pattern": 1},
+    ],
+)
+@pytest.mark.parametrize("form", [openai_schema, anthropic_schema, gemini_schema])
+def test_what_a_row_has_for_a_schema_fails_the_row_at_most(form: Any, schema: Schema) -> None:
+    try:
+        form(schema)
+    except RowError as error:
+        assert "schema" in str(error)
+
+
+def test_a_schema_too_deep_to_be_read_fails_the_row() -> None:
+    schema: Schema = {"type": "string"}
+    for _ in range(400):
+        schema = {"type": "object", "properties": {"a": schema}}
+    with pytest.raises(RowError, match="schema"):
+        gemini_schema(schema)

@@ -138,7 +138,17 @@ def test_what_must_be_said_is_asked_for(
 )
 def test_the_header_of_the_key(model: str, environment: dict[str, str], header: dict[str, str]) -> None:
     places = {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com", "AWS_REGION": "us-east-1"}
-    assert resolve(model, None, environment=environment | places).key_headers("K") == header
+    target = resolve(model, None, environment=environment | places)
+    variable = next((name for name in target.key_envs if environment.get(name, "").strip()), None)
+    assert target.key_headers("K", variable) == header
+
+
+@pytest.mark.parametrize("source", ["MY_KEY", "/home/me/key"])
+def test_a_token_in_the_environment_says_nothing_of_a_key_from_elsewhere(source: str) -> None:
+    environment = {"ANTHROPIC_AUTH_TOKEN": "t", "AZURE_OPENAI_AD_TOKEN": "t"}
+    azure = resolve("azure/d", "https://r.openai.azure.com", environment=environment)
+    assert resolve("claude-x", None, environment=environment).key_headers("K", source) == {"x-api-key": "K"}
+    assert azure.key_headers("K", source) == {"api-key": "K"}
 
 
 def test_no_service_gets_the_key_of_another() -> None:

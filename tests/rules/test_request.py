@@ -121,6 +121,21 @@ def test_a_batch_line_is_filled_with_the_model_and_parameters_it_leaves_unsaid()
     assert body["stream"] is True
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+def test_a_responses_line_takes_the_limit_of_tokens_by_its_own_name(name: str) -> None:
+    line = {**BATCH, "url": "/v1/responses"}
+    said = {"input": "a", "max_output_tokens": 5}
+    assert request_of({**line, "body": {"input": "a"}}, params={name: 7}).body == {
+        "model": "m", "input": "a", "max_output_tokens": 7,
+    }  # fmt: skip
+    assert request_of({**line, "body": said}, params={name: 7}).body == {"model": "m", **said}
+
+
+def test_a_responses_line_may_name_a_stored_prompt_in_place_of_input() -> None:
+    said = {"prompt": {"id": "pmpt_1"}}
+    assert request_of({**BATCH, "url": "/v1/responses", "body": said}).body == {"model": "m", **said}
+
+
 @pytest.mark.parametrize("url", ["/v1/chat/completions", "/chat/completions", "https://evil.test/v1/chat/completions"])
 def test_a_batch_lines_url_only_says_the_endpoints_kind(url: str) -> None:
     body = request_of({"url": url, "body": {"messages": [USER]}}).body
@@ -155,6 +170,7 @@ def test_a_batch_lines_url_only_says_the_endpoints_kind(url: str) -> None:
         ({"prompt": "a", "seed": 1.5}, "an integer"),
         ({"prompt": "a", "stop": []}, "'stop'"),
         ({"prompt": "a", "model": ""}, "'model'"),
+        ({"prompt": "a", "model": "\ud800"}, "'model'"),
         ({"prompt": "a", "tools": "x"}, "'tools'"),
         ({"prompt": "a", "top_logprobs": 21}, "20"),
         ({"messages": {"role": "user"}}, "must be a list, not an object"),
