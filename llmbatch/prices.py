@@ -8,7 +8,7 @@ here, and none is guessed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
@@ -17,9 +17,11 @@ from typing import Any
 from llmbatch.records import Reply, TokenBound, Usage
 
 _INPUT, _CACHED, _WRITTEN, _OUTPUT = "input_mtok", "cache_read_mtok", "cache_write_mtok", "output_mtok"
-# What an answer's usage tells; a model with another price (for audio, images, requests, hours) is not priced here.
+# What an answer's usage tells; a model with another price (for requests, hours) is not priced here, and one with prices
+# for sound or pictures only where the answer says that it has none.
 # Searches are billed beside the tokens of an answer; an hour in the cache is chosen in requests that we do not make.
 _TOLD = {_INPUT, _CACHED, _WRITTEN, _OUTPUT}
+_MEDIA = ("audio", "image", "video")
 _BESIDE = {"web_searches_kcount", "storage_searches_kcount", "cache_write_1h_mtok"}
 _PER = 1_000_000
 # What servers call the tier that the plain price is for.
@@ -46,6 +48,7 @@ class Prices:
         self._lock = Lock()
         self._library: Any = None
         self._rates: dict[tuple[str, str | None], tuple[Rates, ...] | None] = {}
+        self._media: dict[tuple[str, str | None], frozenset[str]] = {}
         self._dearest: dict[str, tuple[float, float] | None] = {}
 
     @property
@@ -69,12 +72,16 @@ class Prices:
         usage = reply.usage
         if self._url is None or usage.input_tokens is None or usage.output_tokens is None:
             return None
+        if usage.cache_write_1h_tokens:
+            return None  # dearer than what is written for minutes
         key = (reply.model or asked_model, reply.service_tier)
         try:
             rates = self._rates[key]
         except KeyError:
             rates = self._rates[key] = self._rates_of(*key)
-        return None if rates is None else _cost(rates, usage, usage.input_tokens, usage.output_tokens)
+        if rates is None or not _is_text(usage, self._media.get(key, ())):
+            return None
+        return _cost(rates, usage, usage.input_tokens, usage.output_tokens)
 
     def at_most_usd(self, bound: TokenBound | None) -> float | None:
         """What a request with this bound costs at most: no discount, the dearest tier and hour."""
@@ -94,12 +101,13 @@ class Prices:
         found = self._look_up(model, tier)
         if found is None or not _is_simple(found.model_price) or _changes_by_the_hour(found.model):
             return None
+        self._media[model, tier] = frozenset(_media_priced(found.model_price))
         return tuple(_all_rates(found.model_price))
 
     def _dearest_of(self, model: str) -> tuple[float, float] | None:
         """USD per token of input and of output, whatever tier is charged."""
         found = self._look_up(model, None)
-        if found is None or not _is_simple(found.model_price):
+        if found is None or not _is_simple(found.model_price) or _speaks_or_draws(found.model_price):
             return None
         prices = _possible_prices(found.model)
         read = max(
@@ -141,7 +149,31 @@ def _cost(rates: tuple[Rates, ...], usage: Usage, input_tokens: int, output_toke
 def _is_simple(price: Any) -> bool:
     """Whether tokens in and out are all that is paid for."""
     named = {name for name, value in vars(price).items() if value is not None}
-    return {_INPUT, _OUTPUT} <= named <= _TOLD | _BESIDE
+    return {_INPUT, _OUTPUT} <= named and all(name in _TOLD | _BESIDE or _kind_of(name) for name in named)
+
+
+def _kind_of(name: str) -> str | None:
+    """What kind of tokens that are no text a price is for, if it is one of tokens."""
+    return next((kind for kind in _MEDIA if f"_{kind}_" in name and name.endswith("_mtok")), None)
+
+
+def _media_priced(price: Any) -> set[str]:
+    """Kinds of tokens that have prices of their own."""
+    named = (name for name, value in vars(price).items() if value is not None)
+    return {kind for name in named if (kind := _kind_of(name))}
+
+
+def _speaks_or_draws(price: Any) -> bool:
+    """Whether an answer may have tokens that are no text, and dearer."""
+    named = (name for name, value in vars(price).items() if value is not None)
+    return any(name.startswith("output_") and _kind_of(name) for name in named)
+
+
+def _is_text(usage: Usage, priced_apart: Collection[str]) -> bool:
+    """Whether an answer is known to have none of the tokens that are priced apart."""
+    if not priced_apart:
+        return True
+    return usage.media is not None and not any(usage.media.get(kind, 0) for kind in priced_apart)
 
 
 def _changes_by_the_hour(model: Any) -> bool:

@@ -83,13 +83,16 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the provider reported them, None where it did not. Input includes what was read from and written to
-    the provider's cache, output reasoning."""
+    the provider's cache, output reasoning. ``media`` are the tokens among them that are no text, by kind (audio, image,
+    video); None if the server does not tell them apart. ``cache_write_1h_tokens`` of those written stay for an hour."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_input_tokens: int | None = None
     reasoning_tokens: int | None = None
     cache_write_tokens: int | None = None
+    media: Mapping[str, int] | None = None
+    cache_write_1h_tokens: int | None = None
 
 
 # What may be odd about a good answer; rules/flags.py says when.

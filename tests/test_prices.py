@@ -175,3 +175,30 @@ def test_whoever_needs_a_price_while_the_list_is_being_loaded_waits_for_it() -> 
 def test_nothing_imports_the_list_before_there_is_something_to_price() -> None:
     code = "import sys, llmbatch.runner, llmbatch.cli.app; sys.exit('genai_prices' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+GEMINI = "https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-flash:generateContent"
+
+
+@pytest.mark.parametrize(
+    ("media", "known"),
+    [({}, True), ({"image": 258}, True), ({"audio": 0}, True), ({"audio": 32}, False), (None, False)],
+)
+def test_a_model_with_a_price_for_sound_is_priced_where_there_is_none(
+    media: dict[str, int] | None, known: bool
+) -> None:
+    cost = Prices(GEMINI).cost_usd(reply("gemini-2.5-flash", Usage(1000, 100, media=media)), "?")
+    assert (cost is not None) is known
+    if known:
+        theirs = genai_prices.calc_price(
+            genai_prices.Usage(input_tokens=1000, output_tokens=100), "gemini-2.5-flash", provider_api_url=GEMINI
+        )
+        assert cost == pytest.approx(float(theirs.total_price))
+    assert Prices(GEMINI).at_most_usd(TokenBound("gemini-2.5-flash", 1000, 100)) is not None
+
+
+def test_what_is_written_for_an_hour_has_another_price() -> None:
+    url = "https://api.anthropic.com/v1/messages"
+    minutes, hour = Usage(1000, 1, 0, 0, 900), Usage(1000, 1, 0, 0, 900, cache_write_1h_tokens=900)
+    assert Prices(url).cost_usd(reply("claude-haiku-4-5", minutes), "?") is not None
+    assert Prices(url).cost_usd(reply("claude-haiku-4-5", hour), "?") is None

@@ -68,13 +68,14 @@ def usage_of(usage: Any) -> Usage:
     uncached, read, written = (
         _count(usage.get(name)) for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     )
-    details = usage.get("output_tokens_details")
+    details, by_time = usage.get("output_tokens_details"), usage.get("cache_creation")
     return Usage(
         input_tokens=None if uncached is None else uncached + (read or 0) + (written or 0),
         output_tokens=_count(usage.get("output_tokens")),
         cached_input_tokens=read,
         reasoning_tokens=_count(details.get("thinking_tokens")) if isinstance(details, dict) else None,
         cache_write_tokens=written,
+        cache_write_1h_tokens=_count(by_time.get("ephemeral_1h_input_tokens")) if isinstance(by_time, dict) else None,
     )
 
 

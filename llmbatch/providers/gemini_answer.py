@@ -188,7 +188,22 @@ def usage_of(usage: Any) -> Usage:
         output_tokens=_sum(_count(usage, "candidatesTokenCount"), thoughts),
         cached_input_tokens=_count(usage, "cachedContentTokenCount"),
         reasoning_tokens=thoughts,
+        media=_media(usage),
     )
+
+
+def _media(usage: Mapping[str, Any]) -> dict[str, int] | None:
+    """Tokens that are no text, by modality; None if the prompt's are not told apart."""
+    prompt, answer = usage.get("promptTokensDetails"), usage.get("candidatesTokensDetails")
+    if not isinstance(prompt, list):
+        return None
+    media: dict[str, int] = {}
+    for one in (*prompt, *(answer if isinstance(answer, list) else ())):
+        modality = _word(one.get("modality")) if isinstance(one, dict) else None
+        if modality not in (None, "TEXT"):
+            kind = str(modality).lower()
+            media[kind] = media.get(kind, 0) + (_count(one, "tokenCount") or 0)
+    return media
 
 
 def _tier(usage: Any) -> str | None:

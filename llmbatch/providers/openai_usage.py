@@ -26,6 +26,7 @@ def usage_of(usage: Any) -> Usage:
         cached_input_tokens=count(usage.get("prompt_cache_hit_tokens")) if cached is None else cached,
         reasoning_tokens=count(completion.get("reasoning_tokens")),
         cache_write_tokens=count(prompt.get("cache_write_tokens")),
+        media=_media(prompt, completion),
     )
 
 
@@ -40,7 +41,17 @@ def responses_usage_of(usage: Any) -> Usage:
         cached_input_tokens=count(input_.get("cached_tokens")),
         reasoning_tokens=count(output.get("reasoning_tokens")),
         cache_write_tokens=count(input_.get("cache_write_tokens")),
+        media=_media(input_, output),
     )
+
+
+def _media(*details: Mapping[str, Any]) -> dict[str, int] | None:
+    """Tokens of sound and of pictures; None if the server does not speak of such."""
+    told = {
+        kind: [tokens for one in details if (tokens := count(one.get(f"{kind}_tokens"))) is not None]
+        for kind in ("audio", "image")
+    }
+    return {kind: sum(tokens) for kind, tokens in told.items() if tokens} or None
 
 
 def charged_usd(usage: Any) -> float | None:

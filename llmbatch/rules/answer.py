@@ -24,6 +24,8 @@ WRAP = "answer"
 # Of a bad answer in the conversation that asks again. It is paid for as input.
 REPEATED_CHARS = 20_000
 # A text of brackets must not be read from each of them to its end.
+# References followed to see whether null fits; schemas that refer on and on are rare, circles common.
+_MOST_REFERENCES = 20
 _MOST_STARTS = 200
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\r?\n(.*?)```", re.DOTALL)
 _START = re.compile(r"[{\[]")
@@ -142,7 +144,14 @@ def added(one: Usage, other: Usage) -> Usage:
         cached_input_tokens=_sum(one.cached_input_tokens, other.cached_input_tokens),
         reasoning_tokens=_sum(one.reasoning_tokens, other.reasoning_tokens),
         cache_write_tokens=_sum(one.cache_write_tokens, other.cache_write_tokens),
+        media=_both(one.media, other.media),
     )
+
+
+def _both(one: Mapping[str, int] | None, other: Mapping[str, int] | None) -> dict[str, int] | None:
+    if one is None or other is None:
+        return None
+    return {kind: one.get(kind, 0) + other.get(kind, 0) for kind in one.keys() | other.keys()}
 
 
 def without_added_nulls(value: Any, schema: Any, root: Any) -> Any:
@@ -174,14 +183,29 @@ def _named(place: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _takes_null(place: Mapping[str, Any], name: str, root: Any) -> bool:
-    if name in place.get("required", ()):
-        return True
-    return any(
-        "null" in (kind if isinstance(kind, list) else [kind])
-        if (kind := inner.get("type")) is not None
-        else None in inner.get("enum", [inner.get("const")])
-        for inner in _alternatives(_named(place)[name], root, None)
-    )
+    return name in place.get("required", ()) or _is_null_valid(_named(place)[name], root, _MOST_REFERENCES)
+
+
+def _is_null_valid(schema: Any, root: Any, references: int) -> bool:
+    """Whether null fits ``schema``; of references that go in a circle, whether the rest of it takes null."""
+    if not isinstance(schema, Mapping):
+        return schema is not False
+    kinds = schema.get("type", "null")
+    if "null" not in (kinds if isinstance(kinds, list) else [kinds]):
+        return False
+    if None not in schema.get("enum", [None]) or schema.get("const") is not None:
+        return False
+    reference = schema.get("$ref")
+    if (
+        isinstance(reference, str)
+        and references
+        and not _is_null_valid(resolved(root, reference), root, references - 1)
+    ):
+        return False
+    if not all(_is_null_valid(one, root, references) for one in schema.get("allOf", ())):
+        return False
+    unions = (schema[name] for name in ("anyOf", "oneOf") if schema.get(name))
+    return all(any(_is_null_valid(one, root, references) for one in union) for union in unions)
 
 
 def _alternatives(schema: Any, root: Any, value: Any) -> Iterator[Mapping[str, Any]]:

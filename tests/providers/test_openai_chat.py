@@ -247,6 +247,10 @@ def test_a_rate_limit_inside_200_keeps_its_retry_after() -> None:
         ({"prompt_tokens": 3, "prompt_tokens_details": None, "completion_tokens_details": 4}, Usage(3)),
         ({"prompt_tokens_details": {"cached_tokens": 2}}, Usage(cached_input_tokens=2)),
         ({"completion_tokens_details": {"reasoning_tokens": 2}}, Usage(reasoning_tokens=2)),
+        (
+            {"prompt_tokens_details": {"audio_tokens": 2}, "completion_tokens_details": {"audio_tokens": 3}},
+            Usage(media={"audio": 5}),
+        ),
     ],
 )
 def test_usage_unknown_is_none_never_zero(reported: Any, usage: Usage) -> None:

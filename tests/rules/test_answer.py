@@ -203,3 +203,25 @@ def test_the_follow_up_holds_the_answer_and_what_is_wrong() -> None:
 
 def test_usage_is_added_where_it_is_known() -> None:
     assert added(Usage(1, 2, None, 4, None), Usage(10, None, None, 40, 5)) == Usage(11, 2, None, 44, 5)
+
+
+@pytest.mark.parametrize(
+    ("inner", "goes"),
+    [
+        ({"type": "string"}, True),
+        ({"allOf": [{"type": "string"}, {"minLength": 1}]}, True),
+        ({"allOf": [{"minLength": 1}]}, False),
+        ({"type": ["string", "null"]}, False),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, False),
+        ({"enum": ["a", None]}, False),
+        ({"enum": ["a"]}, True),
+        ({"const": "a"}, True),
+        ({}, False),
+        ({"$ref": "#/$defs/text"}, True),
+        ({"$ref": "#/$defs/circle"}, False),
+    ],
+)
+def test_a_null_that_was_not_asked_for_goes(inner: dict[str, Any], goes: bool) -> None:
+    defs = {"text": {"type": "string"}, "circle": {"$ref": "#/$defs/circle"}}
+    schema = {"type": "object", "properties": {"a": inner}, "$defs": defs}
+    assert without_added_nulls({"a": None}, schema, schema) == ({} if goes else {"a": None})
