@@ -787,7 +787,7 @@ _BUGS = {
 """,
     "aiohttp": """
     import aiohttp
-    info = aiohttp.RequestInfo(self._url, 'POST', self._headers, self._url)
+    info = aiohttp.RequestInfo(args[0].url, 'POST', self._headers, args[0].url)
     error = aiohttp.ClientResponseError(info, (), status=400, message=f'planted {info!r}', headers=self._headers)
     raise RuntimeError(repr(error)) from error
 """,
