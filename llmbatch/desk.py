@@ -90,6 +90,7 @@ class Desk:
         self._unwritten: set[asyncio.Future[None]] = set()
         self._after = after
         self._working: set[asyncio.Task[None]] = set()
+        self._mistake: BaseException | None = None
         self._output: Output
         self._feed: RowFeed
 
@@ -118,9 +119,14 @@ class Desk:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         working = asyncio.create_task(self._work_on(group, result, self._after))
         self._working.add(working)
-        working.add_done_callback(self._working.discard)
+        working.add_done_callback(self._worked)
         working.add_done_callback(lambda task: _set(ended))
         return ended
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
+        if not task.cancelled() and (mistake := task.exception()) is not None:
+            self._mistake = self._mistake or mistake
 
     async def _work_on(self, group: Group, result: Result, after: After) -> None:
         """The user's hook, then the line. Its answers are in the journal: whatever happens here, they are not lost."""
@@ -148,6 +154,8 @@ class Desk:
             _set(kept)
 
         self._output.keep_aside(group.part_line(name), done)
+        if self.disk_error is not None:
+            self._give_up_waiting()
         return kept
 
     def _write(self, result: Result, line: bytes) -> asyncio.Future[None]:
@@ -172,9 +180,11 @@ class Desk:
             await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
 
     async def settle(self) -> None:
-        """Wait for the hooks that are still at work."""
+        """Wait for the hooks that are still at work. Raises what one of them met by a mistake of ours."""
         while self._working:
             await asyncio.wait(self._working)
+        if self._mistake is not None:
+            raise self._mistake
 
     def abandon(self) -> None:
         """Wait for no hook any more; the rows stay pending, and their answers are kept."""

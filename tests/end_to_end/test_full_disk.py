@@ -62,6 +62,18 @@ def test_rows_that_were_refused_are_counted_too_when_the_disk_is_full(llmbatch: 
     filled_disk(llmbatch, ("run", "in.jsonl", "-m", "m", "--base-url", sim("--latency", "0.05").base_url, "-c", "30"))
 
 
+def test_answers_of_rows_with_tasks_are_taken_back_too(llmbatch: Llmbatch, sim: StartSim) -> None:
+    server = sim("--latency", "uniform:low=0.01,high=0.1")
+    write_rows(llmbatch.directory / "in.jsonl", [{"text": f"text {number}"} for number in range(100)])
+    tasks = ("--task", "a=A {{ text }}", "--task", "b=B {{ text }}")
+    flags = ("run", "in.jsonl", "-m", "m", "--base-url", server.base_url, "-c", "30", *tasks)
+    filled_disk(llmbatch, flags)
+    done = llmbatch(*flags)
+    assert done.code == 0, done.err
+    assert len(read_lines(llmbatch.directory / "in.results.jsonl")) == 100
+    assert (server.ledger()["billed"], server.ledger()["billed_twice"]) == (200, 0)
+
+
 def test_pipeline_takes_back_what_was_saved_elsewhere(llmbatch: Llmbatch, sim: StartSim) -> None:
     server = sim("--latency", "0.05")
     write_rows(llmbatch.directory / "in.jsonl", prompts(200))

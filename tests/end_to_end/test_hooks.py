@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +259,20 @@ def test_tasks_of_a_row_s_own_pass_a_before_hook(hooked: Llmbatch, plain_sim: Si
     assert first["output"] == {"a": expected_answer("one"), "b": expected_answer("two")}
     assert "'tasks' must be an object" in second["error"]["message"]
     assert (hooked.directory / "calls").read_text() == "xx"
+
+
+def test_a_mistake_of_ours_behind_a_hook_is_no_silent_end(hooked: Llmbatch, plain_sim: Sim) -> None:
+    driver = hooked.directory / "driver.py"
+    driver.write_text(
+        "from llmbatch import __main__, desk\n"
+        "def broken(line, changed):\n"
+        "    raise TypeError('planted')\n"
+        "desk._merged = broken\n"
+        "__main__.main()\n"
+    )
+    command = flags(plain_sim, "-t", "{{ text }}", "--after", "hooks:shout")
+    done = subprocess.run(
+        [sys.executable, str(driver), *command], cwd=hooked.directory, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 70 and "planted" in done.stderr, done.stderr
+    assert hooked(*command).code == 0
