@@ -460,7 +460,7 @@ def _any_schemas(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Schema]:
 _ANY = st.recursive(st.booleans(), _any_schemas, max_leaves=12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_any_schemas(_ANY), st.dictionaries(st.sampled_from("ab"), _ANY, min_size=2))
 def test_every_schema_has_a_form_or_a_reason_why_not(schema: Schema, defs: Schema) -> None:
     whole = {**schema, "$defs": defs}
