@@ -16,6 +16,7 @@ from llmbatch.providers.anthropic_refusals import check_body
 from llmbatch.providers.anthropic_stream import MessagesStream
 from llmbatch.providers.anthropic_turns import turns_of
 from llmbatch.providers.limit_headers import anthropic_limits
+from llmbatch.providers.members import refuse_unknown_members
 from llmbatch.providers.neutral import neutral
 from llmbatch.providers.openai_errors import request_id
 from llmbatch.providers.schema_forms import anthropic_schema
@@ -111,6 +112,7 @@ def _translated(request: Request) -> Body:
     for name in _NO_WORD:
         if name in given:
             raise RowError(f"Anthropic has no word for '{name}': leave it out")
+    refuse_unknown_members(request.messages, Anthropic.name)
     system, turns = turns_of(request.messages)
     body: Body = {"model": request.model, "max_tokens": _max_tokens(given), "messages": turns}
     if system:

@@ -15,6 +15,7 @@ from llmbatch.providers.gemini_answer import GeminiAnswer
 from llmbatch.providers.gemini_errors import decoded
 from llmbatch.providers.gemini_stream import GeminiEvents, GeminiStream
 from llmbatch.providers.gemini_turns import contents_of, system_of
+from llmbatch.providers.members import refuse_unknown_members
 from llmbatch.providers.neutral import neutral
 from llmbatch.providers.schema_forms import gemini_schema
 from llmbatch.records import Failure, Reply, Request
@@ -76,6 +77,7 @@ class Gemini:
         request = neutral(request)
         if request.input is not None:
             raise RowError("'input' is for embeddings models; a chat model takes 'prompt' or 'messages'")
+        refuse_unknown_members(request.messages, self.name)
         body: Json = {"contents": contents_of(request.messages)}
         if system := system_of(request.messages):
             body["systemInstruction"] = {"parts": system}

@@ -13,6 +13,7 @@ from llmbatch.providers.answer import document_of
 from llmbatch.providers.json_text import loads
 from llmbatch.providers.limit_headers import openai_limits
 from llmbatch.providers.manners import PLAIN, Manners
+from llmbatch.providers.members import refuse_unknown_members
 from llmbatch.providers.neutral import neutral
 from llmbatch.providers.openai_errors import request_id
 from llmbatch.providers.responses_body import body_of
@@ -21,6 +22,9 @@ from llmbatch.providers.responses_stream import ResponsesStream
 from llmbatch.providers.sse import EventDecoder
 from llmbatch.records import Failure, Reply, Request
 from llmbatch.rules.limits import Limits
+
+# What its parts have in common with those of Chat Completions.
+_OF_PARTS = frozenset({"prompt_cache_breakpoint"})
 
 
 class OpenAIResponses:
@@ -45,7 +49,9 @@ class OpenAIResponses:
         """The JSON body; a row's own ``body`` goes as it is. Raises RowError for what Responses has no word for."""
         if request.body is not None and request.api == self.name and request.schema is None:
             return request.body
-        return body_of(neutral(request))
+        request = neutral(request)
+        refuse_unknown_members(request.messages, self.name, _OF_PARTS)
+        return body_of(request)
 
     def streamed(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The same body, streamed; the usage comes in the last event."""
