@@ -20,7 +20,7 @@ def target_of(options: RunOptions) -> Target:
     """Where the requests of a run go. Raises OptionsError."""
     return resolve(
         options.model,
-        options.base_url,
+        next(iter(options.base_urls), None),
         api=options.api,
         api_version=options.api_version,
         environment=os.environ,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -97,17 +97,23 @@ class RunOptions:
     ``template`` and ``system`` are the texts themselves; ``tasks`` are templates by name, for several questions about
     each row. ``before`` and ``after`` are hooks, as ``module:function``; plain functions run in threads, or in
     ``hook_processes`` processes. ``schema`` is a JSON Schema that every answer must fit; a row is asked again up to
-    ``schema_retries`` times. ``concurrency`` None means auto. ``format`` is that of the results; None goes by the
+    ``schema_retries`` times. ``concurrency`` None means auto, at most ``max_concurrency``. ``rpm``, ``tpm``,
+    ``input_tpm`` and ``output_tpm`` (requests and tokens per minute) and ``rpd`` (requests per day) hold for each
+    endpoint and key; None is learnt from the answers. Runs with the same ``limit_group`` on one machine share them.
+    Rows take turns by what stands in ``tenant_field``; ``tenant_rpm`` and ``tenant_concurrency`` hold for each tenant.
+    ``hedge`` asks once more when a request takes longer than so many seconds, or than 95 % of them do.
+    ``cache_prompt`` marks the prompts for the provider's cache, where they must be marked. Of ``base_url`` and
+    ``key_env`` there may be several: rows are spread over them. ``format`` is that of the results; None goes by the
     suffix of ``output``.
     """
 
     input: str
     output: str | None = None
     model: str | None = None
-    base_url: str | None = None
+    base_url: str | Sequence[str] | None = None
     api: str | None = None
     api_version: str | None = None
-    key_env: str | None = None
+    key_env: str | Sequence[str] | None = None
     key_file: Path | None = None
     allow_http: bool = False
     ca_file: Path | None = None
@@ -124,7 +130,18 @@ class RunOptions:
     format: ResultsFormat | None = None
     limit: int | None = None
     concurrency: int | None = None
+    max_concurrency: int | None = None
     rpm: float | None = None
+    tpm: float | None = None
+    input_tpm: float | None = None
+    output_tpm: float | None = None
+    rpd: int | None = None
+    limit_group: str | None = None
+    tenant_field: str | None = None
+    tenant_rpm: float | None = None
+    tenant_concurrency: int | None = None
+    hedge: float | Literal["p95"] | None = None
+    cache_prompt: bool = False
     stream: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
     retry: RetryLimits = field(default_factory=RetryLimits)
@@ -143,7 +160,15 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _positive("--concurrency", self.concurrency)
+        _positive("--max-concurrency", self.max_concurrency)
         _positive("--rpm", self.rpm)
+        _positive("--tpm", self.tpm)
+        _positive("--input-tpm", self.input_tpm)
+        _positive("--output-tpm", self.output_tpm)
+        _positive("--rpd", self.rpd)
+        _positive("--tenant-rpm", self.tenant_rpm)
+        _positive("--tenant-concurrency", self.tenant_concurrency)
+        _positive("--hedge", self.hedge if self.hedge != "p95" else None)
         _positive("--limit", self.limit)
         _positive("--connect-timeout", self.timeouts.connect_s)
         _positive("--first-token-timeout", self.timeouts.first_token_s)
@@ -173,6 +198,16 @@ class RunOptions:
             )
         if self.sim and not (self.model or "").startswith("sim/"):
             raise OptionsError("--sim sets options of the simulated provider; add -m sim/NAME")
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """The addresses that were said, none for the provider's own."""
+        return _several(self.base_url)
+
+    @property
+    def key_envs(self) -> tuple[str, ...]:
+        """The variables of keys that were named, none for the provider's usual ones."""
+        return _several(self.key_env)
 
     @property
     def failure_limit(self) -> FailureLimit | None:
@@ -215,6 +250,10 @@ def default_output(input_path: str, format: ResultsFormat | None = None) -> str:
         name = name.removesuffix(suffix)
     stem = name.rsplit(".", 1)[0] if "." in name.lstrip(".") else name
     return str(path.parent / f"{stem}{_DEFAULT_SUFFIXES[format or 'jsonl']}")
+
+
+def _several(said: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if said is None else (said,) if isinstance(said, str) else tuple(said)
 
 
 def _positive(flag: str, value: float | None) -> None:

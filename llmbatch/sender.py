@@ -272,7 +272,12 @@ class Sender:
         if target.simulated:
             return None
         usual = [name for name in target.key_envs if os.environ.get(name, "").strip()] or [*target.key_envs, ""]
-        key = load_key(key_env=options.key_env, key_file=options.key_file, default_env=usual[0], environment=os.environ)
+        key = load_key(
+            key_env=next(iter(options.key_envs), None),
+            key_file=options.key_file,
+            default_env=usual[0],
+            environment=os.environ,
+        )
         if key is None and target.needs_key:
             raise OptionsError(
                 f"no key for {target.base_url}: set {' or '.join(target.key_envs)}, or name its variable "

@@ -70,7 +70,11 @@ def run(
         ),
     ] = None,
     base_url: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible server, such as http://localhost:8000/v1.")
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenAI-compatible server, such as http://localhost:8000/v1. Repeatable: rows are spread over them.",
+        ),
     ] = None,
     api: Annotated[
         str | None,
@@ -127,11 +131,49 @@ def run(
             help=f"Requests in flight. auto: RPM/60 x measured seconds; without --rpm {DEFAULT_CONCURRENCY}.",
         ),
     ] = "auto",
-    rpm: Annotated[float | None, typer.Option(help="Requests per minute, evenly paced, never more.")] = None,
+    max_concurrency: Annotated[
+        int | None, typer.Option(metavar="N", help="With --concurrency auto: never more in flight than this.")
+    ] = None,
+    rpm: Annotated[
+        float | None, typer.Option(help="Requests per minute, evenly paced, never more. Limits hold for each key.")
+    ] = None,
+    tpm: Annotated[float | None, typer.Option(help="Tokens per minute, of prompts and answers together.")] = None,
+    input_tpm: Annotated[float | None, typer.Option(help="Tokens of prompts per minute.")] = None,
+    output_tpm: Annotated[float | None, typer.Option(help="Tokens of answers per minute.")] = None,
+    rpd: Annotated[
+        int | None, typer.Option(help="Requests in any 24 hours, also over several runs; then the run stops.")
+    ] = None,
+    limit_group: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Runs of this machine that name the same group share its limits."),
+    ] = None,
+    tenant_field: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="Rows take turns by what stands there. Default: tenant, if rows have it."),
+    ] = None,
+    tenant_rpm: Annotated[float | None, typer.Option(help="Requests per minute of each tenant.")] = None,
+    tenant_concurrency: Annotated[
+        int | None, typer.Option(metavar="N", help="Requests of each tenant in flight.")
+    ] = None,
+    hedge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="p95|TIME",
+            help="Ask a second time when an answer takes longer than this; the first one counts, both may be billed.",
+        ),
+    ] = None,
+    cache_prompt: Annotated[
+        bool, typer.Option("--cache-prompt", help="Mark prompts for the provider's cache (Anthropic).")
+    ] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Ask for streamed answers: a stall is seen early.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first N rows.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, send nothing.")] = False,
-    key_env: Annotated[str | None, typer.Option(help="The variable that holds the key.")] = None,
+    key_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="The variable that holds the key. Repeatable: rows are spread over the keys."
+        ),
+    ] = None,
     key_file: Annotated[Path | None, typer.Option(help="A file that holds the key, mode 0600.")] = None,
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="Send the key over http:// to another machine.")
@@ -229,10 +271,10 @@ def run(
             input=input_,
             output=output,
             model=model,
-            base_url=base_url,
+            base_url=base_url or None,
             api=api,
             api_version=api_version,
-            key_env=key_env,
+            key_env=key_env or None,
             key_file=key_file,
             allow_http=allow_http,
             ca_file=ca_file,
@@ -249,7 +291,18 @@ def run(
             format=format,
             limit=limit,
             concurrency=parse.concurrency(concurrency),
+            max_concurrency=max_concurrency,
             rpm=rpm,
+            tpm=tpm,
+            input_tpm=input_tpm,
+            output_tpm=output_tpm,
+            rpd=rpd,
+            limit_group=limit_group,
+            tenant_field=tenant_field,
+            tenant_rpm=tenant_rpm,
+            tenant_concurrency=tenant_concurrency,
+            hedge=None if hedge is None else "p95" if hedge == "p95" else parse.seconds(hedge),
+            cache_prompt=cache_prompt,
             stream=stream,
             timeouts=Timeouts(
                 connect_s=parse.seconds(connect_timeout),
