@@ -67,6 +67,13 @@ class GateClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class DayUsedUp:
+    """All requests of the day are used, of every endpoint and key; one may go again at this Unix time."""
+
+    returns_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """No new request is sent; ``in_flight`` are waited for, at most ``grace_s`` seconds."""
 
@@ -118,6 +125,7 @@ Event = (
     | RowKept
     | AttemptFailed
     | GateClosed
+    | DayUsedUp
     | Draining
     | CutOff
     | Notice
@@ -128,6 +136,9 @@ Event = (
 Listener = Callable[[Event], None]
 
 
+Binding = Literal["requests", "tokens", "concurrency", "gate", "input", "idle"]
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The state of the limiter at one moment, for the progress display."""
@@ -136,4 +147,4 @@ class Status:
     allowed: int
     waiting_retry: int
     gate_closed_s: float
-    binding: Literal["requests", "concurrency", "gate", "input", "idle"]
+    binding: Binding

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from llmbatch.errors import OptionsError
 from llmbatch.files.images import as_data
 from llmbatch.options import RunOptions
 from llmbatch.providers.target import Target, resolve
@@ -17,14 +18,25 @@ _MOST_ENDPOINTS = 1_000
 
 
 def target_of(options: RunOptions) -> Target:
-    """Where the requests of a run go. Raises OptionsError."""
-    return resolve(
-        options.model,
-        next(iter(options.base_urls), None),
-        api=options.api,
-        api_version=options.api_version,
-        environment=os.environ,
-    )
+    """Where requests go; of several addresses the first, by which results are known. Raises OptionsError."""
+    return targets_of(options)[0]
+
+
+def targets_of(options: RunOptions) -> list[Target]:
+    """Every address of a run. Raises OptionsError if they do not all speak the same dialect."""
+    urls: tuple[str | None, ...] = options.base_urls or (None,)
+    targets = [
+        resolve(options.model, url, api=options.api, api_version=options.api_version, environment=os.environ)
+        for url in urls
+    ]
+    first = targets[0]
+    for url, target in zip(urls, targets, strict=True):
+        if target.provider.name != first.provider.name or target.model != first.model:
+            raise OptionsError(
+                f"--base-url {url} is asked for {target.model} as {target.provider.name}, {urls[0]} for {first.model} "
+                f"as {first.provider.name}: rows can only be spread over addresses that take the same requests"
+            )
+    return targets
 
 
 class Identity:

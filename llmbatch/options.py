@@ -23,7 +23,7 @@ _DEFAULT_SUFFIXES: dict[ResultsFormat, str] = {
 # Names that promise a format that is not written.
 _UNWRITTEN_FORMATS = (".tsv", ".gz", ".zst")
 
-# What a small provider tier and a local server both bear; the answers of a known --rpm replace it.
+# Where --concurrency auto begins: what a small provider tier and a local server both bear.
 DEFAULT_CONCURRENCY = 16
 # Establishing TCP and TLS takes well under a second; ten covers a lost SYN or two.
 CONNECT_TIMEOUT_S = 10.0

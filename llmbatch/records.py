@@ -177,13 +177,14 @@ class CallFailed(Exception):
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at one request, as measured by the wire."""
+    """One try at one request, as measured by the wire. ``limits`` (rules/limits.py) are those that the answer told."""
 
     sent_s: float
     latency_s: float = 0.0
     first_token_s: float | None = None
     request_id: str | None = None
     failure: Failure | None = None
+    limits: Any = None
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmbatch.errors import InputError, ProviderStopped
 from llmbatch.events import Event, Listener
-from llmbatch.identity import Identity, target_of
+from llmbatch.identity import Identity, targets_of
 from llmbatch.options import RunOptions
 from llmbatch.parts import Part, prepared_job, split, unsent, whole_of
 from llmbatch.prepare import ANSWER, Images, builder_of
@@ -35,8 +35,9 @@ async def stream_rows(
 
     Raises ProviderStopped, after the last Result, if the provider refuses everything.
     """
-    target = target_of(options)
-    sender = Sender(options, target, listen or _nobody, stop)
+    targets = targets_of(options)
+    target = targets[0]
+    sender = Sender(options, targets, listen or _nobody, stop)
     results = _Results()
     rows_jobs = _Jobs(options, target, results)
     sending = asyncio.create_task(sender.send(_Feed(rows, rows_jobs.of, results.room), results.finish))

@@ -20,7 +20,7 @@ from llmbatch.files.journal import DiskListener
 from llmbatch.files.readers import InputFile, open_input
 from llmbatch.files.recovered import Recovered
 from llmbatch.files.spill import spill_directories, state_directory
-from llmbatch.identity import Identity, RowIdentity, target_of
+from llmbatch.identity import Identity, RowIdentity, targets_of
 from llmbatch.manifest import manifest, pipe_identity
 from llmbatch.opening import look_at_file, look_at_stdout, open_file_output, open_stdout_output, refuse_streams
 from llmbatch.options import STDIO, RunOptions
@@ -51,7 +51,8 @@ class Run:
         self.tally = Tally(time.monotonic, options.rpm)
         self._listen = listen
         self._stop = stop or Stop()
-        self._target = target_of(options)
+        self._targets = targets_of(options)
+        self._target = self._targets[0]
         self._builder = builder_of(options, self._target)
         self._key_of = Identity(self._target, options.generation)
         self._images = Images(options, self._target)
@@ -153,7 +154,7 @@ class Run:
     async def _prepare(self, stack: AsyncExitStack) -> tuple[InputFile, Planned | None]:
         """Everything that may be refused, and then the plan."""
         source = await self._open_source(stack)
-        self._sender = Sender(self.options, self._target, self._tell, self._stop, self._in_flight.changed)
+        self._sender = Sender(self.options, self._targets, self._tell, self._stop, self._in_flight.changed)
         self._output = self._open_output(stack, source)
         source, planned = await self._continue(source)
         stack.callback(source.close)

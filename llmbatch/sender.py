@@ -7,21 +7,23 @@ import logging
 import os
 import random
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
-from llmbatch._version import __version__
-from llmbatch.calls.connect import Proxy, proxy_for, tls_context
+from llmbatch.calls.connect import tls_context
 from llmbatch.calls.deadlines import Watch
+from llmbatch.calls.lane import Account
 from llmbatch.calls.stack import Stack, build
-from llmbatch.calls.wire import Wire, open_session
+from llmbatch.calls.wire import Session, Wire, open_session
+from llmbatch.endpoints import endpoints_of
 from llmbatch.errors import OptionsError
 from llmbatch.events import (
     AttemptFailed,
+    DayUsedUp,
     Draining,
     Event,
     GateClosed,
@@ -31,15 +33,14 @@ from llmbatch.events import (
     Notice,
     Status,
 )
-from llmbatch.keys import Secret, load_key
 from llmbatch.machine import awake_and_asleep_s, raise_descriptors
-from llmbatch.options import DEFAULT_CONCURRENCY, RunOptions
+from llmbatch.options import RunOptions
 from llmbatch.prices import Prices
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.limits import in_words
-from llmbatch.rules.pace import Pace
+from llmbatch.rules.pace import MINUTE_S, Kind, Meters, pace_for
 from llmbatch.rules.reasons import RowError
 from llmbatch.rules.redact import Redactor
 from llmbatch.rules.window import window_for
@@ -65,18 +66,18 @@ _NOT_STARTED = Status(0, 0, 0, 0.0, "idle")
 
 
 class Sender:
-    """Sends the jobs of one feed to one target, once. ``stop`` drains it."""
+    """Sends the jobs of one feed to the targets, once. ``stop`` drains it."""
 
     def __init__(
         self,
         options: RunOptions,
-        target: Target,
+        targets: Sequence[Target],
         listen: Listener,
         stop: Stop,
         admitted: Callable[[], None] = lambda: None,
     ) -> None:
         self._options = options
-        self._target = target
+        self._target = targets[0]
         self._listen = listen
         self._stop = stop
         self._admitted = admitted
@@ -87,11 +88,13 @@ class Sender:
         self._too_many_failed: str | None = None
         self._tls = None if options.ca_file is None else tls_context(options.ca_file)
         self._schema = self._answer_schema()
-        self._proxy = self._find_proxy()
         self._redactor = Redactor([])
-        self._headers = self._fixed_headers()
-        self._sim_options = self._simulator_options() if target.simulated else None
-        self._prices = Prices(None if target.is_loopback else target.url)
+        self._endpoints = endpoints_of(
+            options, targets, os.environ, getproxies_environment(), lambda text: listen(Notice("info", text))
+        )
+        self._guard_secrets()
+        self._sim_options = self._simulator_options() if self._target.simulated else None
+        self._prices = Prices(None if self._target.is_loopback else self._target.url)
         self._ambiguous_usd = 0.0
         self._stack: Stack | None = None
         self.stopped_because: str | None = None
@@ -112,39 +115,20 @@ class Sender:
         """Until the feed is at its end and every job was handed to ``finish``, or until stopped and drained."""
         self._finish = finish
         async with AsyncExitStack() as stack:
-            target = await self._start_simulator(stack) if self._target.simulated else self._target
+            if self._target.simulated:
+                self._endpoints = [replace(self._endpoints[0], target=await self._start_simulator(stack))]
             stack.enter_context(_hushed(asyncio.get_running_loop(), self._redactor.text))
-            session = await stack.enter_async_context(
-                open_session(
-                    self._options.timeouts,
-                    tls=self._tls,
-                    loopback_only=self._target.is_loopback and self._has_key,
-                )
-            )
-            clock = asyncio.get_running_loop().time
             watch = Watch(_shortest_s(self._options), self._stood_still, awake_and_asleep_s)
             watching = asyncio.create_task(watch.run())
             stack.callback(watching.cancel)
             self._scheduler = Scheduler(_WhileFine(feed, self._stopped_by_failures), self._finished)
-            timeouts, stream = self._options.timeouts, self._options.stream
-            wire = Wire(
-                session,
-                target,
-                self._headers,
-                timeouts,
-                watch,
-                clock,
-                stream=stream,
-                proxy=self._proxy,
-                learned=lambda limits: self._listen(LimitsLearned(in_words(limits))),
-            )
-            self._stack = self._layers(wire, clock)
+            self._stack = self._layers(await self._accounts(stack, watch))
             self._stop.when_requested(self._drain)
             self._stop.when_abandoned(self._scheduler.abandon)
-            window = self._stack.limiter.window
+            limiter = self._stack.limiter
             loading = asyncio.get_running_loop().call_later(PRICES_AFTER_S, self._load_prices)
             try:
-                await self._scheduler.run(self._stack.call, lambda: window.size)
+                await self._scheduler.run(self._stack.call, lambda: limiter.capacity)
             finally:
                 loading.cancel()
                 if self._patience is not None:
@@ -152,7 +136,41 @@ class Sender:
             if (met_by_all := self._fuse.hopeless()) is not None:
                 self._give_up(met_by_all.message)
 
-    def _layers(self, wire: Wire, clock: Callable[[], float]) -> Stack:
+    async def _accounts(self, stack: AsyncExitStack, watch: Watch) -> list[Account]:
+        """Each endpoint with its wire. All share one session; a key that may not leave this machine has its own."""
+        sessions: dict[bool, Session] = {}
+        accounts = []
+        for endpoint in self._endpoints:
+            local = endpoint.loopback_only
+            if local not in sessions:
+                session = open_session(self._options.timeouts, tls=self._tls, loopback_only=local)
+                sessions[local] = await stack.enter_async_context(session)
+            wire = Wire(
+                sessions[local],
+                endpoint.target,
+                endpoint.headers,
+                self._options.timeouts,
+                watch,
+                asyncio.get_running_loop().time,
+                stream=self._options.stream,
+                proxy=endpoint.proxy,
+                learned=lambda limits: self._listen(LimitsLearned(in_words(limits))),
+            )
+            accounts.append(Account(endpoint.name, wire, self._meters()))
+        return accounts
+
+    def _meters(self) -> Meters:
+        """The limits that the user names, of one endpoint and key."""
+        options = self._options
+        said: dict[Kind, float | None] = {
+            "requests": options.rpm,
+            "tokens": options.tpm,
+            "input_tokens": options.input_tpm,
+            "output_tokens": options.output_tpm,
+        }
+        return Meters({kind: pace_for(kind, limit) for kind, limit in said.items() if limit is not None})
+
+    def _layers(self, accounts: Sequence[Account]) -> Stack:
         options, ceiling = self._options, raise_descriptors()
         if options.concurrency is not None and options.concurrency > ceiling:
             self._listen(
@@ -162,13 +180,15 @@ class Sender:
                     f"{ceiling:,} are used (see `ulimit -Hn`)",
                 )
             )
+        most = min(options.concurrency or options.max_concurrency or ceiling, ceiling)
+        per_s = None if options.rpm is None else options.rpm / MINUTE_S
         return build(
-            wire,
-            window=window_for(options.concurrency, options.rpm, DEFAULT_CONCURRENCY, ceiling),
-            pace=None if options.rpm is None else Pace(options.rpm),
+            accounts,
+            window=lambda: window_for(options.concurrency, per_s, most),
+            most=most,
             retry=options.retry,
             rest=self._scheduler.rest,
-            clock=clock,
+            clock=asyncio.get_running_loop().time,
             chance=random.random,
             listen=self._heard,
             row_deadline_s=options.row_deadline_s,
@@ -187,6 +207,8 @@ class Sender:
             self._outage.answered()
         elif isinstance(event, GateClosed):
             self._gate_closed(event)
+        elif isinstance(event, DayUsedUp):
+            self._give_up(f"the requests of the day are used up; the next may go {event.returns_unix_s}")
 
     def _gate_closed(self, event: GateClosed) -> None:
         max_wait_s, why = self._options.retry.max_wait_s, event.failure.message
@@ -237,19 +259,9 @@ class Sender:
             self._listen(Notice("warning", why))
             self._stop.request(reason)
 
-    def _fixed_headers(self) -> Mapping[str, str]:
-        """Of every request. The key among them goes to the target's origin only: no redirect is followed."""
-        headers = {"Content-Type": "application/json", "User-Agent": f"llmbatch/{__version__}"}
-        key = self._key()
-        self._has_key = key is not None
-        if key is not None:
-            headers.update(self._target.key_headers(key.reveal(), key.source.removeprefix("$")))
-        self._guard_secrets(key)
-        return headers
-
-    def _guard_secrets(self, key: Secret | None) -> None:
+    def _guard_secrets(self) -> None:
         """From here on nothing that is told may hold them."""
-        secrets = [*(() if key is None else [key.reveal()]), *(() if self._proxy is None else self._proxy.secrets)]
+        secrets = [secret for endpoint in self._endpoints for secret in endpoint.secrets]
         if not secrets:
             return
         self._redactor = Redactor(secrets)
@@ -257,38 +269,6 @@ class Sender:
         for name, what in _TELLTALES.items():
             if os.environ.get(name):
                 self._listen(Notice("warning", f"{name} is set: {what}; unset it"))
-
-    def _find_proxy(self) -> Proxy | None:
-        """What the environment says, but never for this very machine, and never with a login from ``~/.netrc``."""
-        if self._target.is_loopback:
-            return None
-        proxy = proxy_for(self._target.base_url, getproxies_environment())
-        if proxy is not None:
-            self._listen(Notice("info", f"through the proxy {proxy.url}"))
-        return proxy
-
-    def _key(self) -> Secret | None:
-        target, options = self._target, self._options
-        if target.simulated:
-            return None
-        usual = [name for name in target.key_envs if os.environ.get(name, "").strip()] or [*target.key_envs, ""]
-        key = load_key(
-            key_env=next(iter(options.key_envs), None),
-            key_file=options.key_file,
-            default_env=usual[0],
-            environment=os.environ,
-        )
-        if key is None and target.needs_key:
-            raise OptionsError(
-                f"no key for {target.base_url}: set {' or '.join(target.key_envs)}, or name its variable "
-                "with --key-env NAME, or its file with --key-file FILE. To try without a key: -m sim/demo"
-            )
-        if key is None or target.is_private or options.allow_http:
-            return key
-        if options.key_env is not None or options.key_file is not None:
-            raise OptionsError(f"the key would go unencrypted to {target.origin}; --allow-http sends it all the same")
-        self._listen(Notice("info", f"{key.source} is not sent to {target.origin}, which is not https"))
-        return None
 
     def _answer_schema(self) -> AnswerSchema | None:
         """Refused here if this dialect can not say it, before the first row is."""

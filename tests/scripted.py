@@ -44,7 +44,8 @@ class Script:
         loop = asyncio.get_running_loop()
         attempt = Attempt(sent_s=loop.time())
         trace.attempts.append(attempt)
-        sent = Sent(loop.time(), request.model, len(trace.attempts))
+        name = str(request.params.get("name", request.model))
+        sent = Sent(loop.time(), name, len(trace.attempts))
         self.sent.append(sent)
         latency_s, outcome = self._answer(sent)
         self.in_flight += 1

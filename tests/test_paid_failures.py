@@ -10,7 +10,7 @@ import pytest
 from llmbatch.errors import OptionsError
 from llmbatch.events import RowEnded
 from llmbatch.files.results import line_of
-from llmbatch.identity import target_of
+from llmbatch.identity import targets_of
 from llmbatch.options import RunOptions
 from llmbatch.providers.openai_chat import OpenAIChat
 from llmbatch.records import Failure, Request, Trace, Usage
@@ -30,7 +30,7 @@ def sender(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sender]:
 
     def made(**settings: Any) -> Sender:
         options = RunOptions(input="-", model="openai/gpt-4.1-mini", **settings)
-        return Sender(options, target_of(options), lambda event: None, Stop())
+        return Sender(options, targets_of(options), lambda event: None, Stop())
 
     return made
 

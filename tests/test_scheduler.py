@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from scripted import BAD, BUSY, CUT, LIMITED, PONG, Answer, Script, Sent, always
 
+from llmbatch.calls.lane import Account
 from llmbatch.calls.limit import Limiter
 from llmbatch.calls.retry import Retry
 from llmbatch.options import RetryLimits
 from llmbatch.records import Failure, Reply, Request, Trace
-from llmbatch.rules.pace import Pace
+from llmbatch.rules.pace import Meters, Pace
 from llmbatch.rules.quota import Quota
-from llmbatch.rules.window import FixedWindow, LittleWindow, Window
+from llmbatch.rules.window import AutoWindow, FixedWindow, Window
 from llmbatch.scheduler import Job, Scheduler
 
 Virtually = Callable[[Awaitable[Any]], Any]
@@ -41,7 +42,7 @@ class Batches:
         for _ in range(min(self.left, self.at_once)):
             self.number += 1
             self.left -= 1
-            self.ready.append(Job(self.number, None, f"fp{self.number}", Request(str(self.number))))
+            self.ready.append(Job(self.number, None, f"fp{self.number}", Request("m", params={"name": str(self.number)})))
         self.refilling -= 1
         return bool(self.ready)
 
@@ -73,9 +74,15 @@ class Bench:
         self.done: dict[int, tuple[Reply | Failure, Trace]] = {}
         self.scheduler = Scheduler(feed, self.finish)
         self.window = FixedWindow(window) if isinstance(window, int) else window
-        pace = None if rpm is None else Pace(rpm)
+        meters = Meters() if rpm is None else Meters({"requests": Pace(rpm)})
         self.limiter = Limiter(
-            self.script, self.window, pace, self.now, lambda: 0.5, lambda event: None, Quota(), row_deadline_s
+            [Account("here", self.script, meters)],
+            lambda: self.window,
+            self.now,
+            lambda: 0.5,
+            lambda event: None,
+            Quota(),
+            row_deadline_s=row_deadline_s,
         )
         self.retry = Retry(
             self.limiter,
@@ -223,8 +230,8 @@ def test_a_row_ends_by_its_deadline_however_often_it_may_be_tried(virtually: Vir
 
 def test_a_grown_window_adds_workers(virtually: Virtually) -> None:
     async def main() -> None:
-        window = LittleWindow(6000, 1000)
-        window.answered(0.01)
+        window = AutoWindow(1000, 100.0)
+        window.answered(0.01, 0.0, None, 1)
         start = window.size
         bench = Bench(always(latency_s=2.0), Batches(2000), window, rpm=6000)
         await bench.run()
@@ -252,7 +259,7 @@ def test_not_all_workers_leave_when_all_answers_come_at_once(virtually: Virtuall
     """A window learnt from the first answers may shrink while its whole old size is in flight."""
 
     async def main() -> None:
-        window = LittleWindow(600, 1000)
+        window = AutoWindow(1000, 10.0)
         assert window.size > 100
         bench = Bench(always(latency_s=0.5), Batches(1000), window, rpm=600)
         await bench.run()

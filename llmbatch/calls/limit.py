@@ -1,141 +1,257 @@
-"""The one gate before the wire: a slot in the window, the pace, and the shared gate after rate-limit answers.
+"""The one gate before the wire: a place, the pace of every limit, and the shared gate after rate-limit answers.
 
-Who waits here holds no slot and no connection. Waiting is first come, first served; one timer wakes the queue.
+Who waits here holds no place and no connection. Requests for one model wait in one queue, first come, first served, for
+the first of its lanes (lane.py) that can take one; of several the one that is likely to answer first. One timer wakes
+all queues.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from llmbatch.calls.deadlines import row_deadline
-from llmbatch.events import AttemptFailed, GateClosed, Listener, Notice, Status
-from llmbatch.records import Attempt, Call, CallFailed, Failure, Reply, Request, Stopped, Trace
-from llmbatch.rules.gate import Gate
-from llmbatch.rules.pace import Pace
+from llmbatch.calls.lane import Account, Admission, Cause, Lane
+from llmbatch.events import AttemptFailed, Binding, DayUsedUp, GateClosed, Listener, Notice, Status
+from llmbatch.records import Attempt, CallFailed, Failure, Reply, Request, Stopped, Trace
+from llmbatch.rules.pace import NO_TOKENS, Cost
 from llmbatch.rules.quota import PAUSE_S, Quota
+from llmbatch.rules.token_estimate import TokenEstimate, chars_of
 from llmbatch.rules.window import Window
 
 ABANDONED = Failure("ambiguous", "abandoned", "given up while it was in flight", retryable=True)
 # A pause longer than this is said once; a shorter one only shows in the bar.
 VISIBLE_PAUSE_S = 120.0
+# Rows whose model has a closed gate for longer than this make room for rows of other models.
+MAKE_ROOM_S = 1.0
+# Models with a queue of their own; rows may name ever new ones.
+MOST_QUEUES = 1_000
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """A request in a queue, and the future of its admission."""
+
+    admitted: asyncio.Future[Admission]
+    cost: Cost
+
+
+class _Queue:
+    """The requests for one model, and the lanes that can take them."""
+
+    __slots__ = ("estimate", "lanes", "waiting")
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = lanes
+        self.waiting: deque[_Waiter] = deque()
+        self.estimate = TokenEstimate()
+
+    @property
+    def alive(self) -> list[Lane]:
+        """Those that are still asked."""
+        return [lane for lane in self.lanes if lane.account.dead is None] or [self.lanes[0]]
 
 
 class Limiter:
-    """Admits requests of one endpoint, key and model. Owned by the run's loop.
+    """Admits requests to one or several accounts (endpoint and key). Owned by the run's loop.
 
-    ``admitted`` is called when ``in_flight`` has grown, before the bytes of the request leave.
+    ``window`` makes the window of a new lane; ``most`` is how many may be in flight in all, whatever the windows say.
+    ``admitted`` is called when ``in_flight`` has grown, before the bytes of the request leave. ``aside`` takes a row
+    that waits for a closed gate out of the way of others.
     """
 
     def __init__(
         self,
-        inner: Call,
-        window: Window,
-        pace: Pace | None,
+        accounts: Sequence[Account],
+        window: Callable[[], Window],
         clock: Callable[[], float],
         chance: Callable[[], float],
         listen: Listener,
         quota: Quota,
+        *,
+        most: int | None = None,
         row_deadline_s: float | None = None,
         admitted: Callable[[], None] = lambda: None,
+        aside: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
-        self._inner = inner
-        self.window = window
-        self.gate = Gate()
-        self._pace = pace
+        assert accounts, "somebody must be asked"
+        self.accounts = accounts
+        self.most = most
+        self.paused = False
+        self._window = window
         self._clock = clock
         self._chance = chance
         self._listen = listen
         self._quota = quota
         self._row_deadline_s = row_deadline_s
         self._admitted = admitted
-        self._waiting: deque[asyncio.Future[int]] = deque()
+        self._aside = aside
+        self._queues: dict[str, _Queue] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
         self._closed = False
-        self._old = 0  # in flight since before the gate last closed
         self.in_flight = 0
         self.peak_in_flight = 0
 
     async def __call__(self, request: Request, trace: Trace, /) -> Reply:
         if self._closed:
             raise Stopped
-        closings = await self._turn(trace) if self._waiting or not self._admit() else self.gate.closings
+        queue = self._queues.get(request.model) or self._new_queue(request.model)
+        chars = chars_of(request) if any(lane.counts_tokens for lane in queue.lanes) else 0
+        cost = queue.estimate.of(request, chars) if chars else NO_TOKENS
+        admission = None if queue.waiting else self._admit(queue, cost)
+        if admission is None:
+            admission = await self._turn(queue, cost, trace)
         if self._row_deadline_s is not None and trace.deadline_s is None:
             trace.deadline_s = self._clock() + self._row_deadline_s
         try:
-            reply = await self._inner(request, trace)
+            reply = await admission.lane.account.call(request, trace)
         except CallFailed as failed:
-            self._failed(failed.failure, trace)
-            raise
+            failure = self._failed(queue, admission, failed.failure, trace)
+            if failure is failed.failure:
+                raise
+            raise CallFailed(failure) from None
         except asyncio.CancelledError:
             self._listen(AttemptFailed(_abandoned(trace), None))
             raise
         else:
-            self._answered(trace)
+            queue.estimate.learn(chars, reply.usage)
+            self._answered(queue, admission, reply, trace)
             return reply
         finally:
-            self._leave(closings)
+            self._leave(admission)
 
     def close(self) -> None:
         """Send nothing more: whoever waits gets Stopped. What is in flight goes on."""
         self._closed = True
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_exception(Stopped())
+        for queue in self._queues.values():
+            while queue.waiting:
+                waiter = queue.waiting.popleft().admitted
+                if not waiter.done():
+                    waiter.set_exception(Stopped())
+
+    def pause(self) -> None:
+        """Let nothing go until ``resume``; what is in flight goes on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        self._pump()
+
+    @property
+    def capacity(self) -> int:
+        """How many rows should be under way, waiting here or in flight."""
+        size = sum(lane.window.size for lane in self.lanes) or self._window().size
+        return size if self.most is None else min(size, self.most)
+
+    @property
+    def lanes(self) -> Iterator[Lane]:
+        """All that have been asked."""
+        return (lane for queue in self._queues.values() for lane in queue.lanes)
+
+    @property
+    def slack(self) -> bool:
+        """Whether one more request now would be in nobody's way: no one waits, nothing is closed, there is room."""
+        now_s = self._clock()
+        if self.paused or any(queue.waiting for queue in self._queues.values()):
+            return False
+        room = self.capacity - self.in_flight
+        return room >= max(1, self.capacity // 10) and all(
+            lane.gate.ramp is None and lane.blocked(now_s, NO_TOKENS)[0] == 0 for lane in self.lanes
+        )
+
+    def waits_for(self) -> Cause | None:
+        """What the first of those who wait here waits for."""
+        now_s = self._clock()
+        for queue in self._queues.values():
+            if queue.waiting:
+                return self._lane(queue, queue.waiting[0].cost, now_s)[2]
+        return None
 
     def status(self, resting: int) -> Status:
         """What the display shows; ``resting`` rows wait for their next try."""
-        closed_s = self.gate.wait_s(self._clock())
-        return Status(self.in_flight, self._allowed(), resting, closed_s, self._binding(closed_s))
+        now_s = self._clock()
+        closed_s = min((self._opens_s(queue, now_s) for queue in self._queues.values()), default=0.0)
+        allowed = sum(lane.allowed(now_s) for lane in self.lanes) or self.capacity
+        return Status(
+            self.in_flight,
+            allowed if self.most is None else min(allowed, self.most),
+            resting,
+            closed_s,
+            self._binding(closed_s, allowed),
+        )
 
-    def _binding(self, closed_s: float) -> Literal["requests", "concurrency", "gate", "input", "idle"]:
-        if closed_s > 0 or self.gate.ramp is not None:
+    def _binding(self, closed_s: float, allowed: int) -> Binding:
+        cause = self.waits_for()
+        if closed_s > 0 or cause == "gate":
             return "gate"
-        if not self._waiting and self.in_flight < self._allowed():
-            return "input" if self.in_flight else "idle"
-        return "concurrency" if self.in_flight >= self._allowed() or self._pace is None else "requests"
+        if cause is None:
+            return ("input" if self.in_flight else "idle") if self.in_flight < allowed else "concurrency"
+        return "concurrency" if cause == "window" else "requests" if cause == "requests" else "tokens"
 
-    def _allowed(self) -> int:
-        return self.gate.allowed(self.window.size, self._old)
+    def _new_queue(self, model: str) -> _Queue:
+        if len(self._queues) >= MOST_QUEUES:
+            return next(iter(self._queues.values()))
+        now_s = self._clock()
+        queue = _Queue([Lane(account, self._window(), now_s) for account in self.accounts])
+        self._queues[model] = queue
+        return queue
 
-    def _admit(self) -> bool:
-        """Take a slot now, if window, gate and pace all allow it."""
-        if self._blocked_s() > 0:
-            return False
+    def _admit(self, queue: _Queue, cost: Cost) -> Admission | None:
+        """Take a place now, if something has one."""
+        now_s = self._clock()
+        lane, blocked_s, _ = self._lane(queue, cost, now_s)
+        if blocked_s > 0:
+            return None
+        if (daily := lane.account.daily) is not None:
+            daily.take(time.time())
         self.in_flight += 1
+        admission = lane.admit(now_s, cost)
         self._admitted()
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
-        if self._pace is not None:
-            self._pace.take(self._clock())
-        return True
+        return admission
 
-    def _blocked_s(self) -> float:
-        """How long nothing may be sent; infinite while only an answer can free a slot."""
-        return math.inf if self.in_flight >= self._allowed() else self._wait_s()
+    def _lane(self, queue: _Queue, cost: Cost, now_s: float) -> tuple[Lane, float, Cause | None]:
+        """The lane to ask, for how long it can not be asked (infinite until an answer comes), and why."""
+        lanes = queue.lanes
+        if self.paused or (self.most is not None and self.in_flight >= self.most):
+            return lanes[0], math.inf, "window"
+        if len(lanes) == 1:
+            chosen = (lanes[0], *_blocked(lanes[0], cost, now_s))
+        else:
+            known = [lane.latency_s for lane in lanes if lane.latency_s is not None]
+            usual_s = min(known, default=1.0)
+            found = [(lane, *_blocked(lane, cost, now_s)) for lane in queue.alive]
+            chosen = min(found, key=lambda one: (one[1], one[0].load(usual_s)))
+        if chosen[2] == "day":
+            self._listen(DayUsedUp(time.time() + chosen[1]))
+        return chosen
 
-    def _leave(self, closings: int) -> None:
-        """Give back the slot that was taken when the gate had closed ``closings`` times."""
+    def _opens_s(self, queue: _Queue, now_s: float) -> float:
+        """Seconds until the first gate of these lanes opens."""
+        return min(lane.gate.wait_s(now_s) for lane in queue.alive)
+
+    def _leave(self, admission: Admission) -> None:
         self.in_flight -= 1
-        if closings != self.gate.closings:
-            self._old -= 1
-        if self._waiting:
+        admission.lane.leave(admission)
+        if any(queue.waiting for queue in self._queues.values()):
             self._pump()
 
-    def _wait_s(self) -> float:
-        if self._pace is None and self.gate.closings == 0:
-            return 0.0
-        now_s = self._clock()
-        paced_s = self._pace.wait_s(now_s) if self._pace is not None else 0.0
-        return max(paced_s, self.gate.wait_s(now_s))
-
-    async def _turn(self, trace: Trace) -> int:
-        """Wait for a slot; how often the gate had closed when it was given."""
-        waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+    async def _turn(self, queue: _Queue, cost: Cost, trace: Trace) -> Admission:
+        """Wait to be let in."""
+        while self._aside is not None and len(self._queues) > 1:
+            wait_s = self._opens_s(queue, self._clock())
+            if trace.deadline_s is not None:
+                wait_s = min(wait_s, trace.deadline_s - self._clock())
+            if wait_s < MAKE_ROOM_S:
+                break
+            await self._aside(wait_s)
+        waiter: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
+        queue.waiting.append(_Waiter(waiter, cost))
         self._pump()
         expiry = self._expire_later(waiter, trace)
         try:
@@ -148,7 +264,7 @@ class Limiter:
             if expiry is not None:
                 expiry.cancel()
 
-    def _expire_later(self, waiter: asyncio.Future[int], trace: Trace) -> asyncio.TimerHandle | None:
+    def _expire_later(self, waiter: asyncio.Future[Admission], trace: Trace) -> asyncio.TimerHandle | None:
         """A row may not wait here beyond its deadline."""
         if trace.deadline_s is None or waiter.done():
             return None
@@ -162,43 +278,93 @@ class Limiter:
         return asyncio.get_running_loop().call_later(max(0.0, trace.deadline_s - self._clock()), expire)
 
     def _pump(self) -> None:
-        """Admit from the head of the queue as many as may go; if only time is missing, come back then."""
-        while self._waiting:
-            if self._waiting[0].done():
-                self._waiting.popleft()
-            elif self._admit():
-                self._waiting.popleft().set_result(self.gate.closings)
-            elif self._timer is None and not math.isinf(blocked_s := self._blocked_s()):
-                # Also when no time is missing any more: the clock went on since it was asked.
-                self._timer = asyncio.get_running_loop().call_later(blocked_s, self._wake)
-                return
+        """Admit from the heads of the queues as many as may go; if only time is missing, come back then."""
+        soonest_s = math.inf
+        for queue in self._queues.values():
+            if queue.waiting:
+                soonest_s = min(soonest_s, self._pump_one(queue))
+        if math.isinf(soonest_s):
+            return
+        loop = asyncio.get_running_loop()
+        at_s = loop.time() + soonest_s
+        if self._timer is not None and self._timer_s <= at_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        # Also when no time is missing any more: the clock went on since it was asked.
+        self._timer_s, self._timer = at_s, loop.call_at(at_s, self._wake)
+
+    def _pump_one(self, queue: _Queue) -> float:
+        """Seconds until the head of this queue may go; infinite if there is none, or only an answer can help."""
+        while queue.waiting:
+            head = queue.waiting[0]
+            if head.admitted.done():
+                queue.waiting.popleft()
+            elif (admission := self._admit(queue, head.cost)) is not None:
+                queue.waiting.popleft()
+                head.admitted.set_result(admission)
             else:
-                return
+                return self._lane(queue, head.cost, self._clock())[1]
+        return math.inf
 
     def _wake(self) -> None:
-        self._timer = None
+        self._timer, self._timer_s = None, math.inf
         self._pump()
 
-    def _answered(self, trace: Trace) -> None:
+    def _answered(self, queue: _Queue, admission: Admission, reply: Reply, trace: Trace) -> None:
         attempt = trace.attempts[-1]
-        self.window.answered(attempt.latency_s)
         self._quota.answered(trace.retry_costs[-1] if trace.retry_costs else 0)
-        if self.gate.ramp is not None:
-            self.gate.answered(attempt.sent_s, self.window.size)
+        admission.lane.answered(self._clock(), admission, attempt, reply.usage, queue.estimate)
 
-    def _failed(self, failure: Failure, trace: Trace) -> None:
-        if failure.retryable and not failure.concerns_all and not trace.failed_before:
-            self._count(failure, trace.attempts[-1].sent_s)
+    def _failed(self, queue: _Queue, admission: Admission, failure: Failure, trace: Trace) -> Failure:
+        """What follows for the lane and for all rows. The failure as the row is to see it."""
+        lane, attempt, now_s = admission.lane, trace.attempts[-1], self._clock()
+        before_s = self._opens_s(queue, now_s)
+        closings = lane.gate.closings
+        lane.failed(now_s, admission, attempt, failure, self._chance(), queue.estimate)
+        others = [one for one in queue.alive if one is not lane]
+        if others and failure.fatal:
+            attempt.failure = self._without(lane, failure)
+            return attempt.failure
+        if failure.concerns_all:
+            if trace.limited_since_s is None:
+                trace.limited_since_s = now_s
+        elif others and lane.fails_alone(now_s, attempt.sent_s, self._chance()):
+            self._tell_aside(lane, failure)
+        elif failure.retryable and not trace.failed_before:
+            self._count(lane, failure, attempt.sent_s)
         if failure.concerns_all or failure.retry_after_s is not None:
-            self._pause(failure, trace)
+            if others and failure.unreachable and lane.gate.closings != closings:
+                self._tell_aside(lane, failure)
+            self._tell_closed(queue, lane, failure, before_s)
+        return failure
 
-    def _count(self, failure: Failure, sent_s: float) -> None:
+    def _tell_closed(self, queue: _Queue, lane: Lane, failure: Failure, before_s: float) -> None:
+        """Nobody need know of a closed gate while another one is open."""
+        pause_s = self._opens_s(queue, self._clock())
+        alone = len(queue.lanes) == 1
+        if pause_s > 0 or alone:
+            self._listen(GateClosed(pause_s, failure, min(one.gate.strikes for one in queue.alive)))
+        if pause_s > VISIBLE_PAUSE_S >= before_s:
+            self._listen(Notice("warning", f"the provider asked for a pause of {pause_s:,.0f} s: {failure.message}"))
+
+    def _tell_aside(self, lane: Lane, failure: Failure) -> None:
+        if lane.gate.strikes == 1:
+            self._listen(Notice("warning", f"{lane.account.name} is set aside, others are asked: {failure.message}"))
+
+    def _without(self, lane: Lane, failure: Failure) -> Failure:
+        """A key that is refused, or has no money, is not asked again while there are others; its rows go to them."""
+        if lane.account.dead is None:
+            lane.account.dead = failure
+            self._listen(Notice("warning", f"{lane.account.name} is not asked any more: {failure.message}"))
+        return replace(failure, retryable=True, fatal=False)
+
+    def _count(self, lane: Lane, failure: Failure, sent_s: float) -> None:
         """One more failure that another try may mend; when no try can be paid, all rows wait."""
         was_ill, now_s = self._quota.ill, self._clock()
-        if self._quota.failed(failure) or not self.gate.spent(now_s, sent_s, PAUSE_S):
+        if self._quota.failed(failure) or not lane.spent(now_s, sent_s, PAUSE_S):
             return
-        self._old = self.in_flight
-        self._listen(GateClosed(self.gate.wait_s(now_s), failure, self.gate.strikes, ill=True))
+        self._listen(GateClosed(lane.gate.wait_s(now_s), failure, lane.gate.strikes, ill=True))
         if not was_ill:
             share, status = self._quota.failed_share, f"{failure.http_status} " if failure.http_status else ""
             self._listen(
@@ -209,18 +375,13 @@ class Limiter:
                 )
             )
 
-    def _pause(self, failure: Failure, trace: Trace) -> None:
-        """What the provider asks for, or what concerns all, holds up all rows."""
-        now_s = self._clock()
-        if failure.concerns_all and trace.limited_since_s is None:
-            trace.limited_since_s = now_s
-        closings, before_s = self.gate.closings, self.gate.wait_s(now_s)
-        pause_s = self.gate.limited(now_s, trace.attempts[-1].sent_s, failure.retry_after_s, self._chance())
-        if self.gate.closings != closings:
-            self._old = self.in_flight
-        self._listen(GateClosed(pause_s, failure, self.gate.strikes))
-        if pause_s > VISIBLE_PAUSE_S >= before_s:
-            self._listen(Notice("warning", f"the provider asked for a pause of {pause_s:,.0f} s: {failure.message}"))
+
+def _blocked(lane: Lane, cost: Cost, now_s: float) -> tuple[float, Cause | None]:
+    """What holds up the lane, the requests of its day among it."""
+    daily = lane.account.daily
+    if daily is not None and daily.left(now_unix_s := time.time()) <= 0:
+        return max(daily.returns_at(now_unix_s) - now_unix_s, 1.0), "day"
+    return lane.blocked(now_s, cost)
 
 
 def _abandoned(trace: Trace) -> Failure:

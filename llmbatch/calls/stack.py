@@ -6,18 +6,17 @@ answer is checked outside of retry: one that does not fit is no failure of the s
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from llmbatch.calls.check import Check
+from llmbatch.calls.lane import Account
 from llmbatch.calls.limit import Limiter
 from llmbatch.calls.retry import Retry
-from llmbatch.calls.wire import Wire
 from llmbatch.events import Listener
 from llmbatch.options import SCHEMA_RETRIES, RetryLimits
 from llmbatch.records import Call
 from llmbatch.rules.answer import Fits
-from llmbatch.rules.pace import Pace
 from llmbatch.rules.quota import Quota
 from llmbatch.rules.window import Window
 
@@ -31,10 +30,10 @@ class Stack:
 
 
 def build(
-    wire: Wire,
+    accounts: Sequence[Account],
     *,
-    window: Window,
-    pace: Pace | None,
+    window: Callable[[], Window],
+    most: int | None = None,
     retry: RetryLimits,
     rest: Callable[[float], Awaitable[None]],
     clock: Callable[[], float],
@@ -45,8 +44,19 @@ def build(
     schema: Fits | None = None,
     schema_retries: int = SCHEMA_RETRIES,
 ) -> Stack:
-    """retry( limit( wire )), or check( retry( limit( wire ))) with a schema"""
-    quota = Quota(window.size)
-    limiter = Limiter(wire, window, pace, clock, chance, listen, quota, row_deadline_s, admitted)
+    """retry( limit( wire )), or check( retry( limit( wire ))) with a schema; a wire for each account."""
+    quota = Quota(window().size)
+    limiter = Limiter(
+        accounts,
+        window,
+        clock,
+        chance,
+        listen,
+        quota,
+        most=most,
+        row_deadline_s=row_deadline_s,
+        admitted=admitted,
+        aside=rest,
+    )
     retrying = Retry(limiter, retry, rest, clock, chance, listen, quota)
     return Stack(retrying if schema is None else Check(retrying, schema, schema_retries, listen), limiter)

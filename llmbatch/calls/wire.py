@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import math
 import os
 import re
 import ssl
@@ -48,6 +49,8 @@ LARGE_BODY_BYTES = 2**20
 LINGER_S = 1.0
 # Interim answers (1xx) that wait to be skipped: aiohttp takes any number, and a flood of them fills memory and time.
 MOST_INTERIM = 10_000
+# What answers say of limits is read so often, and of every refusal.
+LIMITS_EVERY_S = 0.05
 # URLs that are kept parsed, for servers that have the model's name in it.
 MOST_URLS = 1_000
 # What a server may repeat, and nobody may read there.
@@ -130,6 +133,9 @@ def open_session(
     )
 
 
+Session = aiohttp.ClientSession
+
+
 class _Asked:
     """One request on its way, and what has come of its answer."""
 
@@ -161,6 +167,7 @@ class Wire:
         learned: Callable[[Limits], None] | None = None,
     ) -> None:
         self._learned = learned
+        self._limits_after_s = -math.inf
         self._session = session
         self._target = target
         self._urls: dict[str, URL] = {}
@@ -276,8 +283,11 @@ class Wire:
     async def _receive(self, response: aiohttp.ClientResponse, asked: _Asked, guard: Guard) -> Reply | Failure:
         named, received = request_id(response.headers), asked.received
         asked.attempt.request_id = named and self._redactor.text(named)
-        if self._learned is not None:
-            self._tell_limits(asked.provider.limits(response.headers, time.time()))
+        now_s = self._clock()
+        if now_s >= self._limits_after_s or response.status != 200:
+            self._limits_after_s = now_s + LIMITS_EVERY_S
+            asked.attempt.limits = limits = asked.provider.limits(response.headers, time.time())
+            self._tell_limits(limits)
         if (encoding := response.headers.get("Content-Encoding")) is not None:
             received.encoded_as(encoding)
         streamed = asked.stream and response.status == 200 and response.content_type == "text/event-stream"

@@ -73,7 +73,7 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="An OpenAI-compatible server, such as http://localhost:8000/v1. Repeatable: rows are spread over them.",
+            help="An OpenAI-compatible server, such as http://localhost:8000/v1. Repeatable: rows spread over them.",
         ),
     ] = None,
     api: Annotated[

@@ -14,7 +14,7 @@ from llmbatch.rules.reasons import excerpt
 # One such answer may be a hiccup of a gateway; three in a row, with no good answer between, are not.
 CONFIRMATIONS = 3
 # A server that never answered is probably the wrong address: with the gate's pauses this takes some five seconds.
-FIRST_TRIES = 4
+FIRST_TRIES = 3
 # Twenty different rows that all fail for one permanent reason: it is the command, not the rows.
 FIRST_ANSWERS = 20
 # A share means something from so many rows on.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 BINDING: Mapping[str, str] = {
     "requests": "the request rate",
+    "tokens": "the token rate",
     "concurrency": "the concurrency",
     "gate": "the provider",
     "input": "the input",

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from scripted import BAD, BUSY, LIMITED, PONG, Answer, Script, Sent, always
 
+from llmbatch.calls.lane import Account, Lane
 from llmbatch.calls.limit import Limiter
 from llmbatch.events import Event, GateClosed, Notice
 from llmbatch.records import CallFailed, Failure, Reply, Request, Stopped, Trace
-from llmbatch.rules.pace import Pace
+from llmbatch.rules.pace import Meters, Pace
 from llmbatch.rules.quota import Quota
-from llmbatch.rules.window import FixedWindow, LittleWindow, Window
+from llmbatch.rules.window import AutoWindow, FixedWindow, Window
 
 Virtually = Callable[[Awaitable[Any]], Any]
 
@@ -28,19 +29,23 @@ class Bench:
         self.script = Script(answer)
         self.events: list[Event] = []
         self.now = asyncio.get_running_loop().time
+        meters = Meters() if rpm is None else Meters({"requests": Pace(rpm)})
         self.limiter = Limiter(
-            self.script,
-            FixedWindow(window) if isinstance(window, int) else window,
-            None if rpm is None else Pace(rpm),
+            [Account("here", self.script, meters)],
+            lambda: FixedWindow(window) if isinstance(window, int) else window,
             self.now,
             lambda: 0.5,
             self.events.append,
             Quota(),
         )
 
+    @property
+    def lane(self) -> Lane:
+        return next(self.limiter.lanes)
+
     async def one(self, name: str, trace: Trace | None = None) -> Reply | Failure | type[Stopped]:
         try:
-            return await self.limiter(Request(name), trace or Trace())
+            return await self.limiter(Request("m", params={"name": name}), trace or Trace())
         except CallFailed as failed:
             return failed.failure
         except Stopped:
@@ -99,9 +104,9 @@ def test_a_slow_window_and_a_pace_both_hold(virtually: Virtually) -> None:
 
 def test_a_grown_window_is_used_at_once(virtually: Virtually) -> None:
     async def main() -> None:
-        window = LittleWindow(600, 1000)
-        window.answered(0.1)
-        assert window.size == 3
+        window = AutoWindow(1000, 10.0)
+        window.answered(0.1, 0.0, None, 1)
+        assert window.size == 7
         bench = Bench(always(latency_s=8.0), window, rpm=600)
         await bench.all(300)
         assert bench.script.most_in_flight > 60
@@ -214,7 +219,7 @@ def test_a_failed_probe_that_says_nothing_of_limits_does_not_block_the_ramp(virt
     async def main() -> None:
         bench = Bench(lambda sent: (1.0, LIMITED if sent.at_s < 1 else BAD if sent.at_s < 4 else PONG), window=4)
         await bench.all(30)
-        assert bench.limiter.gate.ramp is None and bench.limiter.in_flight == 0
+        assert bench.lane.gate.ramp is None and bench.limiter.in_flight == 0
 
     virtually(main())
 

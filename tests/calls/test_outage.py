@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from scripted import BUSY, CUT, LIMITED, PONG, Answer, Script, Sent
 
+from llmbatch.calls.lane import Account
 from llmbatch.calls.stack import build
 from llmbatch.events import AttemptFailed, Event, GateClosed, Notice
 from llmbatch.options import RetryLimits
 from llmbatch.records import Failure, Reply, Request, Trace
-from llmbatch.rules.pace import Pace
+from llmbatch.rules.pace import Meters, Pace
 from llmbatch.rules.quota import PAUSE_S, Quota
 from llmbatch.rules.window import FixedWindow
 from llmbatch.scheduler import Job, Scheduler
@@ -34,7 +35,7 @@ class Rows:
         if self.number == self.count:
             return None
         self.number += 1
-        request = Request(str(self.number))
+        request = Request("m", params={"name": str(self.number)})
         return Job(self.number, None, "k", request, failed_before=self.number in self.failed_before)
 
     async def refill(self) -> bool:
@@ -52,9 +53,8 @@ class Bench:
         self.window = window
         self.scheduler = Scheduler(rows, self._finish)
         self.stack = build(
-            self.script,  # type: ignore[arg-type]
-            window=FixedWindow(window),
-            pace=None if rpm is None else Pace(rpm),
+            [Account("here", self.script, Meters() if rpm is None else Meters({"requests": Pace(rpm)}))],
+            window=lambda: FixedWindow(window),
             retry=RetryLimits(),
             rest=self.scheduler.rest,
             clock=self.now,

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbatch.rules.gate import CAP_S, Gate
+from llmbatch.rules.gate import RAMP_S, Gate
 
 
 def test_open_and_without_ramp_at_first() -> None:
     gate = Gate()
     assert gate.wait_s(0.0) == 0.0
-    assert gate.allowed(50, 0) == 50
+    assert gate.allowed(50, 0, 0.0) == 50
 
 
 @pytest.mark.parametrize(
@@ -54,54 +54,80 @@ def test_answers_to_requests_sent_before_it_closed_are_one_strike() -> None:
     assert gate.wait_s(10.1) < 1.0
 
 
-def test_each_probe_that_fails_doubles_the_pause_up_to_the_cap() -> None:
+def test_each_probe_that_fails_makes_the_pause_longer_up_to_half_a_minute() -> None:
     gate, now_s, pauses = Gate(), 0.0, []
     for _ in range(10):
         pauses.append(gate.limited(now_s, now_s, None, 0.0))
         now_s += pauses[-1]
-    assert pauses[:4] == pytest.approx([0.5, 1.0, 2.0, 4.0])
-    assert pauses[-1] == CAP_S / 2
+    assert pauses[:4] == pytest.approx([0.5, 2.0, 8.0, 30.0])
+    assert set(pauses[3:]) == {30.0}
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
+def test_ten_minutes_of_outage_see_twenty_probes(chance: float) -> None:
+    gate, now_s, probes = Gate(), 0.0, 0
+    while now_s < 600.0:
+        now_s += gate.limited(now_s, now_s, None, chance)
+        probes += 1
+    assert probes <= 600 / 30 + 3
 
 
 def test_a_good_probe_forgets_the_strikes() -> None:
     gate = Gate()
     for at_s in (0.0, 10.0, 20.0):
         gate.limited(at_s, at_s, None, 0.0)
-    gate.answered(30.0, 100)
+    gate.answered(30.0, 30.0, 100)
     assert gate.limited(40.0, 40.0, None, 0.0) == 0.5
 
 
 def test_ramp_one_then_one_more_for_each_good_answer_until_the_window() -> None:
     gate = Gate()
     gate.limited(0.0, -1.0, 1.0, 0.0)
-    allowed = [gate.allowed(5, 0)]
+    allowed = [gate.allowed(5, 0, 0.0)]
     for _ in range(5):
-        gate.answered(2.0, 5)
-        allowed.append(gate.allowed(5, 0))
+        gate.answered(2.0, 2.0, 5)
+        allowed.append(gate.allowed(5, 0, 0.0))
     assert allowed == [1, 2, 3, 4, 5, 5]
     assert gate.ramp is None
-    assert gate.allowed(500, 0) == 500
+    assert gate.allowed(500, 0, 0.0) == 500
+
+
+def test_after_the_first_good_answer_it_opens_with_time_too() -> None:
+    """Where an answer takes minutes, doubling by answers would take half an hour."""
+    gate = Gate()
+    gate.limited(0.0, -1.0, 1.0, 0.0)
+    assert gate.allowed(1000, 0, 50.0) == 1
+    gate.answered(60.0, 2.0, 1000)
+    assert [gate.allowed(1000, 0, 60.0 + RAMP_S * share) for share in (0.0, 0.1, 0.5, 1.0)] == [2, 10, 250, 1000]
+    gate.answered(60.0 + RAMP_S, 3.0, 1000)
+    assert gate.ramp is None
+
+
+def test_a_hold_has_no_ramp() -> None:
+    gate = Gate()
+    gate.hold(5.0)
+    assert gate.wait_s(3.0) == 2.0 and gate.allowed(50, 0, 3.0) == 50
 
 
 def test_requests_from_before_the_pause_do_not_count_in_the_ramp() -> None:
     gate = Gate()
     gate.limited(0.0, -1.0, 1.0, 0.0)
-    assert [gate.allowed(10, old) for old in (0, 3, 9, 10)] == [1, 4, 10, 10]
+    assert [gate.allowed(10, old, 0.0) for old in (0, 3, 9, 10)] == [1, 4, 10, 10]
 
 
 def test_a_window_of_one_has_no_ramp_to_be_stuck_in() -> None:
     gate = Gate()
     gate.limited(0.0, -1.0, 1.0, 0.0)
-    assert gate.allowed(1, 0) == 1
-    gate.answered(2.0, 1)
+    assert gate.allowed(1, 0, 0.0) == 1
+    gate.answered(2.0, 2.0, 1)
     assert gate.ramp is None
 
 
 def test_answers_to_requests_sent_before_it_closed_do_not_ramp() -> None:
     gate = Gate()
     gate.limited(10.0, 9.0, 1.0, 0.0)
-    gate.answered(9.5, 100)
-    assert gate.allowed(100, 0) == 1
+    gate.answered(11.0, 9.5, 100)
+    assert gate.allowed(100, 0, 0.0) == 1
 
 
 def test_a_late_answer_that_closes_it_again_ramps_again() -> None:
@@ -109,9 +135,9 @@ def test_a_late_answer_that_closes_it_again_ramps_again() -> None:
     gate = Gate()
     gate.limited(1.0, 0.0, 1.0, 0.0)
     for _ in range(10):
-        gate.answered(3.0, 4)
+        gate.answered(3.0, 3.0, 4)
     assert gate.limited(6.0, 0.5, 30.0, 0.0) == 30.0
-    assert gate.allowed(4, 0) == 1
+    assert gate.allowed(4, 0, 0.0) == 1
 
 
 # The retry quota is spent
@@ -120,7 +146,7 @@ def test_a_late_answer_that_closes_it_again_ramps_again() -> None:
 def test_a_spent_quota_closes_it_and_one_request_tries() -> None:
     gate = Gate()
     assert gate.spent(100.0, 99.0, 30.0)
-    assert gate.wait_s(100.0) == 30.0 and gate.allowed(50, 0) == 1 and gate.closings == 1
+    assert gate.wait_s(100.0) == 30.0 and gate.allowed(50, 0, 0.0) == 1 and gate.closings == 1
 
 
 @pytest.mark.parametrize(
@@ -147,7 +173,7 @@ def test_a_spent_quota_never_shortens_what_the_provider_asked_for() -> None:
 def test_an_old_request_that_fails_when_the_ramp_is_over_closes_it_anew() -> None:
     gate = Gate()
     gate.spent(100.0, 99.0, 30.0)
-    gate.answered(131.0, 1)
+    gate.answered(131.0, 131.0, 1)
     assert gate.ramp is None and gate.spent(140.0, 98.0, 30.0)
 
 

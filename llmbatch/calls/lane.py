@@ -1,0 +1,248 @@
+"""A lane: one endpoint, key and model, with all that is known of its limits and all that is under way there."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from llmbatch.records import Attempt, Call, Failure, Usage
+from llmbatch.rules.finder import RateFinder
+from llmbatch.rules.gate import Gate
+from llmbatch.rules.learnt import learn
+from llmbatch.rules.limits import Limits
+from llmbatch.rules.pace import MINUTE_S, NO_TOKENS, Cost, Kind, Meters, Pace
+from llmbatch.rules.token_estimate import TokenEstimate, used
+from llmbatch.rules.window import Window
+
+Cause = Literal["window", "gate", "day"] | Kind
+"""What a request waits for."""
+
+# Overloaded, as opposed to asked too often: fewer at once help.
+OVERLOADED = (503, 529)
+# Of the last requests so many refused, or more: the server refuses everybody, and one probe at a time asks it.
+LAST, STORM_LEAST, STORM_SHARE = 8, 4, 0.75
+# Failures in a row of one endpoint, while there are others: it is set aside.
+SET_ASIDE = 5
+# The average latency is over about this many of the last answers.
+MEMORY = 32
+# The rate that the window goes by is looked at so often.
+LOOK_S = 0.25
+
+
+class Daily(Protocol):
+    """Requests of a day, counted over runs."""
+
+    def left(self, now_unix_s: float) -> int:
+        """How many may still go."""
+        ...
+
+    def take(self, now_unix_s: float) -> None:
+        """Count one, before it goes."""
+        ...
+
+    def returns_at(self, now_unix_s: float) -> float:
+        """The Unix time at which one may go again."""
+        ...
+
+
+@dataclass(slots=True)
+class Account:
+    """One endpoint and key. ``meters`` are the limits that the user names for it, ``daily`` those of a day.
+
+    ``dead`` is the failure for which it is not asked any more; there are others then.
+    """
+
+    name: str
+    call: Call
+    meters: Meters = field(default_factory=Meters)
+    daily: Daily | None = None
+    dead: Failure | None = None
+
+
+class Admission:
+    """One request that was let in. ``closings`` is how often the gate had closed by then."""
+
+    __slots__ = ("closings", "cost", "lane", "refused")
+
+    def __init__(self, lane: Lane, closings: int, cost: Cost) -> None:
+        self.lane = lane
+        self.closings = closings
+        self.cost = cost
+        self.refused = False
+
+
+class Lane:
+    """Owned by the limiter. Times are of the run's clock."""
+
+    def __init__(self, account: Account, window: Window, now_s: float) -> None:
+        self.account = account
+        self.window = window
+        self.gate = Gate()
+        self.learnt = Meters()
+        self.finder = RateFinder(now_s)
+        self.in_flight = 0
+        self.latency_s: float | None = None
+        self.last_failure: Failure | None = None
+        self._found = Pace(1.0)
+        self._learnt_as_of_s = -math.inf
+        self._answers = 0
+        self._old = 0  # in flight since before the gate last closed
+        self._last: deque[Admission] = deque(maxlen=LAST)
+        self._bad_in_a_row = 0
+        self._looked_s = -math.inf
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how large a request is."""
+        return self.account.meters.counts_tokens or self.learnt.counts_tokens
+
+    def allowed(self, now_s: float) -> int:
+        """How many may be in flight now."""
+        return self.gate.allowed(self.window.size, self._old, now_s)
+
+    def load(self, usual_s: float) -> float:
+        """How long a request that goes there now may take, by what is under way and how long answers took."""
+        return (self.in_flight + 1) * (usual_s if self.latency_s is None else self.latency_s)
+
+    def blocked(self, now_s: float, cost: Cost) -> tuple[float, Cause | None]:
+        """How long nothing may be sent, and why; infinite while only an answer can free a place."""
+        if self.in_flight >= self.allowed(now_s):
+            return math.inf, "window" if self.gate.ramp is None else "gate"
+        wait_s, cause = self.account.meters.wait(now_s, cost) if self.account.meters else (0.0, None)
+        longest: tuple[float, Cause | None] = (wait_s, cause)
+        if self.learnt:
+            longest = max(longest, self.learnt.wait(now_s, cost), key=_seconds)
+        if self.finder.found:
+            self._repace(now_s)
+            longest = max(longest, (self._found.wait_s(now_s), "requests"), key=_seconds)
+        if (closed_s := self.gate.wait_s(now_s)) > longest[0]:
+            longest = (closed_s, "gate")
+        return longest
+
+    def admit(self, now_s: float, cost: Cost) -> Admission:
+        """Take a place and what it costs. Call it only when nothing was in the way."""
+        admission = Admission(self, self.gate.closings, cost)
+        self.in_flight += 1
+        if self.account.meters:
+            self.account.meters.take(now_s, cost)
+        if self.learnt:
+            self.learnt.take(now_s, cost)
+        if self.finder.found:
+            self._found.take(now_s)
+        self.finder.sent(now_s)
+        self._last.append(admission)
+        return admission
+
+    def leave(self, admission: Admission) -> None:
+        """Give back the place."""
+        self.in_flight -= 1
+        if admission.closings != self.gate.closings:
+            self._old -= 1
+
+    def answered(
+        self, now_s: float, admission: Admission, attempt: Attempt, usage: Usage, estimate: TokenEstimate
+    ) -> None:
+        """A good answer came."""
+        self._answers += 1
+        self._bad_in_a_row = 0
+        weight = max(1.0 / self._answers, 1.0 / MEMORY)
+        before_s = attempt.latency_s if self.latency_s is None else self.latency_s
+        self.latency_s = before_s + weight * (attempt.latency_s - before_s)
+        if admission.cost is not NO_TOKENS:
+            self._settle(now_s, admission, used(usage, admission.cost))
+        self._told(now_s, attempt)
+        if self.finder.found:
+            self.finder.answered(attempt.sent_s)
+        if now_s >= self._looked_s + LOOK_S:
+            self._looked_s = now_s
+            self.window.paced(self._rate_per_s(now_s, estimate))
+        self.window.answered(now_s, attempt.sent_s, usage.output_tokens, self.in_flight)
+        if self.gate.ramp is not None:
+            self.gate.answered(now_s, attempt.sent_s, self.window.size)
+
+    def failed(
+        self,
+        now_s: float,
+        admission: Admission,
+        attempt: Attempt,
+        failure: Failure,
+        chance: float,
+        estimate: TokenEstimate,
+    ) -> None:
+        """A try failed; ``chance`` is uniform in [0, 1)."""
+        self.last_failure = failure
+        self._bad_in_a_row += 1
+        if not failure.maybe_billed and admission.cost is not NO_TOKENS:
+            self._settle(now_s, admission, NO_TOKENS)
+        self._told(now_s, attempt)
+        if failure.http_status in OVERLOADED:
+            self.window.refused(now_s, attempt.sent_s, self.in_flight)
+        if failure.rate_limited:
+            admission.refused = True
+            if not self._storm():
+                pause_s = self.finder.refused(now_s, self._rate_per_s(now_s, estimate))
+                self.gate.hold(now_s + (failure.retry_after_s or pause_s))
+                return
+            self.finder.storm()
+        if failure.concerns_all or failure.retry_after_s is not None:
+            self._close(now_s, attempt.sent_s, failure.retry_after_s, chance)
+
+    def spent(self, now_s: float, sent_s: float, pause_s: float) -> bool:
+        """No retry can be paid any more. True if that closed the gate anew."""
+        if not self.gate.spent(now_s, sent_s, pause_s):
+            return False
+        self._old = self.in_flight
+        return True
+
+    def fails_alone(self, now_s: float, sent_s: float, chance: float) -> bool:
+        """Whether it has failed so often in a row that others are asked instead; then it is set aside, and probed."""
+        if self._bad_in_a_row < SET_ASIDE:
+            return False
+        before = self.gate.closings
+        self._close(now_s, sent_s, None, chance)
+        return self.gate.closings != before
+
+    def _close(self, now_s: float, sent_s: float, retry_after_s: float | None, chance: float) -> None:
+        closings = self.gate.closings
+        self.gate.limited(now_s, sent_s, retry_after_s, chance)
+        if self.gate.closings != closings:
+            self._old = self.in_flight
+
+    def _storm(self) -> bool:
+        """Whether nearly all of the last requests were refused: no matter of the rate then."""
+        refused = sum(one.refused for one in self._last)
+        return len(self._last) >= STORM_LEAST and refused >= STORM_SHARE * len(self._last)
+
+    def _settle(self, now_s: float, admission: Admission, truth: Cost) -> None:
+        self.account.meters.settle(now_s, admission.cost, truth)
+        self.learnt.settle(now_s, admission.cost, truth)
+
+    def _told(self, now_s: float, attempt: Attempt) -> None:
+        """Only the latest word counts: answers overtake each other."""
+        limits: Limits | None = attempt.limits
+        if limits is not None and attempt.sent_s >= self._learnt_as_of_s:
+            self._learnt_as_of_s = attempt.sent_s
+            learn(self.learnt, limits, now_s)
+
+    def _repace(self, now_s: float) -> None:
+        per_s = self.finder.per_s(now_s)
+        if per_s is not None and per_s * MINUTE_S != self._found.per_minute:
+            self._found.change(per_s * MINUTE_S)
+
+    def _rate_per_s(self, now_s: float, estimate: TokenEstimate) -> float | None:
+        """Requests per second that all limits together allow; None if none is known."""
+        mean = estimate.mean
+        rates = [
+            meter.per_minute / MINUTE_S / max(mean.of(kind), 1.0)
+            for meters in (self.account.meters, self.learnt)
+            for kind, meter in meters
+        ]
+        if (found := self.finder.per_s(now_s)) is not None:
+            rates.append(found)
+        return min(rates, default=None)
+
+
+def _seconds(wait: tuple[float, object]) -> float:
+    return wait[0]

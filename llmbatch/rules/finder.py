@@ -1,0 +1,143 @@
+"""What rate does a server allow that only says it by refusing?
+
+A server's bucket is empty whenever it refuses. So what it let in between two refusals, divided by the time between
+them, is its limit, whatever was sent and however large the bucket is (as long as it did not overflow meanwhile; then
+the limit is higher, and growth finds it). After a refusal the rate stays just below that for a while, then grows,
+slowly at first (as CUBIC does, RFC 9438, and botocore's ``throttling.py``, which both lack the measurement and so must
+cut deeper): a doubled limit is found within twenty seconds, an unchanged one refuses about one request in a hundred.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from llmbatch.meters import RecentRate
+
+# Just below what was measured, so that the server's bucket gains a little.
+SAFE_SHARE = 0.97
+# The first refusal comes from a server whose bucket was full: what was let in so far says little.
+FIRST_SHARE = 0.7
+# Refusals closer than this are one event: answers to what was sent together.
+EVENT_S = 0.9
+# The rate stands still for so long after a refusal, and has doubled so long after that.
+HOLD_S, DOUBLE_S = 5.0, 12.0
+# While two measurements in a row differ.
+UNSURE_HOLD_S, UNSURE_DOUBLE_S = 0.5, 5.0
+SURE_PAUSE_S, UNSURE_PAUSE_S = 0.25, 1.0
+# Slower servers are asked in proportion: it is the number of requests that a refusal is weighed against.
+FULL_SPEED_PER_S = 10.0
+# Two measurements that differ by less than this are one.
+SAME = 0.1
+# What was let in over so long is the measurement.
+MEMORY_S = 60.0
+_LATELY_S = 5.0
+_LOOK_S = 0.25
+
+
+class RateFinder:
+    """Finds the rate of one endpoint, key and model. Owned by its lane; times are of the run's clock."""
+
+    __slots__ = (
+        "_base_per_s",
+        "_grown_s",
+        "_looked_s",
+        "_marks",
+        "_proven_per_s",
+        "_rate",
+        "_refused",
+        "_sent",
+        "_sent_at_look",
+        "_sure",
+    )
+
+    def __init__(self, now_s: float) -> None:
+        self._sent = self._refused = 0
+        self._rate = RecentRate(now_s)
+        self._base_per_s: float | None = None
+        # When the server refused, and how many it had let in until then.
+        self._marks: deque[tuple[float, int]] = deque()
+        self._proven_per_s: float | None = None
+        self._sure = False
+        self._grown_s = 0.0
+        self._looked_s = now_s
+        self._sent_at_look = 0
+
+    @property
+    def found(self) -> bool:
+        """Whether the server has ever refused."""
+        return self._base_per_s is not None
+
+    def sent(self, now_s: float) -> None:
+        """One more request left."""
+        self._sent += 1
+        if self._base_per_s is None:
+            self._rate.add(now_s)
+
+    def answered(self, sent_s: float) -> None:
+        """What was sent at ``sent_s`` was let in: the server is well, and its refusals are of the rate."""
+        if self._marks and sent_s > self._marks[-1][0]:
+            self._proven_per_s = self._base_per_s
+
+    def storm(self) -> None:
+        """The server refuses everything: what the refusals since its last answer said of the rate is not true."""
+        self._base_per_s = self._proven_per_s
+        self._marks.clear()
+        self._sure = False
+
+    def refused(self, now_s: float, known_per_s: float | None = None) -> float:
+        """A request was refused because too many came. Gives the seconds for which nothing should be sent.
+
+        ``known_per_s`` is the rate by which all were sent, if there is one.
+        """
+        self._refused += 1
+        if self._base_per_s is None:
+            lately_per_s = max(self._rate.per_s(now_s, _LATELY_S), 0.1)
+            self._base_per_s = FIRST_SHARE * lately_per_s if known_per_s is None else min(lately_per_s, known_per_s)
+            self._mark(now_s)
+        elif not self._marks:
+            self._mark(now_s)
+        elif now_s - self._marks[-1][0] >= EVENT_S:
+            self._measure(now_s)
+        assert self._base_per_s is not None, "set by the first refusal"
+        return max(SURE_PAUSE_S if self._sure else UNSURE_PAUSE_S, 1.0 / self._base_per_s)
+
+    def per_s(self, now_s: float) -> float | None:
+        """Requests per second that may be sent now; None while nothing was refused."""
+        if self._base_per_s is None:
+            return None
+        since_s = now_s - self._looked_s
+        if since_s >= _LOOK_S:
+            # A rate that is not used proves nothing, and does not grow.
+            expected = since_s * self._at(self._grown_s)
+            if self._sent - self._sent_at_look >= 0.7 * expected - 1:
+                self._grown_s += since_s * min(1.0, self._base_per_s / FULL_SPEED_PER_S)
+            self._looked_s, self._sent_at_look = now_s, self._sent
+        return self._at(self._grown_s)
+
+    def _at(self, grown_s: float) -> float:
+        assert self._base_per_s is not None, "asked for by its callers"
+        hold_s, double_s = (HOLD_S, DOUBLE_S) if self._sure else (UNSURE_HOLD_S, UNSURE_DOUBLE_S)
+        return self._base_per_s * (SAFE_SHARE + (max(0.0, grown_s - hold_s) / double_s) ** 3)
+
+    def _measure(self, now_s: float) -> None:
+        """The server's bucket was empty then, and is now."""
+        then_s, then = self._marks[-1]
+        let_in = self._sent - self._refused
+        latest = max(let_in - then, 1) / (now_s - then_s)
+        while self._marks[0][0] < now_s - MEMORY_S and len(self._marks) > 1:
+            self._marks.popleft()
+        first_s, first = self._marks[0]
+        overall = max(let_in - first, 1) / (now_s - first_s)
+        assert self._base_per_s is not None, "a mark comes with it"
+        self._sure = abs(latest - self._base_per_s) <= SAME * self._base_per_s
+        if abs(latest - overall) > 2 * SAME * overall:
+            self._marks.clear()
+            self._base_per_s = latest
+        else:
+            self._base_per_s = overall
+        self._mark(now_s)
+
+    def _mark(self, now_s: float) -> None:
+        self._marks.append((now_s, self._sent - self._refused))
+        self._grown_s = 0.0
+        self._looked_s, self._sent_at_look = now_s, self._sent
