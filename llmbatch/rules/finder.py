@@ -5,6 +5,9 @@ them, is its limit, whatever was sent and however large the bucket is (as long a
 the limit is higher, and growth finds it). After a refusal the rate stays just below that for a while, then grows,
 slowly at first (as CUBIC does, RFC 9438, and botocore's ``throttling.py``, which both lack the measurement and so must
 cut deeper): a doubled limit is found within twenty seconds, an unchanged one refuses about one request in a hundred.
+
+Some servers refuse now and then whatever the rate is. Their refusals come while the rate stands still, too, and alone;
+then only several close together count.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ SURE_PAUSE_S, UNSURE_PAUSE_S = 0.25, 1.0
 FULL_SPEED_PER_S = 10.0
 # Two measurements that differ by less than this are one.
 SAME = 0.1
+# Refusals that come while the rate stands still, and are fewer than so many of so many requests, are noise; a server
+# that makes some is only believed when they are as many.
+TOGETHER, AMONG = 3, 40
+NOISES = 2
 # What was let in over so long is the measurement.
 MEMORY_S = 60.0
 _LATELY_S = 5.0
@@ -42,8 +49,10 @@ class RateFinder:
         "_grown_s",
         "_looked_s",
         "_marks",
+        "_noises",
         "_proven_per_s",
         "_rate",
+        "_refusals",
         "_refused",
         "_sent",
         "_sent_at_look",
@@ -57,6 +66,9 @@ class RateFinder:
         # When the server refused, and how many it had let in until then.
         self._marks: deque[tuple[float, int]] = deque()
         self._proven_per_s: float | None = None
+        # At which of the requests the last refusals came.
+        self._refusals: deque[int] = deque(maxlen=TOGETHER)
+        self._noises = 0
         self._sure = False
         self._grown_s = 0.0
         self._looked_s = now_s
@@ -90,13 +102,18 @@ class RateFinder:
         ``known_per_s`` is the rate by which all were sent, if there is one.
         """
         self._refused += 1
+        self._refusals.append(self._sent)
         if self._base_per_s is None:
             lately_per_s = max(self._rate.per_s(now_s, _LATELY_S), 0.1)
             self._base_per_s = FIRST_SHARE * lately_per_s if known_per_s is None else min(lately_per_s, known_per_s)
             self._mark(now_s)
         elif not self._marks:
             self._mark(now_s)
-        elif now_s - self._marks[-1][0] >= EVENT_S:
+        elif now_s - self._marks[-1][0] < EVENT_S:
+            pass
+        elif self._is_noise():
+            return 0.0
+        else:
             self._measure(now_s)
         assert self._base_per_s is not None, "set by the first refusal"
         return max(SURE_PAUSE_S if self._sure else UNSURE_PAUSE_S, 1.0 / self._base_per_s)
@@ -113,6 +130,16 @@ class RateFinder:
                 self._grown_s += since_s * min(1.0, self._base_per_s / FULL_SPEED_PER_S)
             self._looked_s, self._sent_at_look = now_s, self._sent
         return self._at(self._grown_s)
+
+    def _is_noise(self) -> bool:
+        together = len(self._refusals) == TOGETHER and self._sent - self._refusals[0] < AMONG
+        standing = self._at(self._grown_s) <= self._base()
+        self._noises += standing and not together
+        return not together and (standing or self._noises >= NOISES)
+
+    def _base(self) -> float:
+        assert self._base_per_s is not None, "asked for once there is one"
+        return self._base_per_s
 
     def _at(self, grown_s: float) -> float:
         assert self._base_per_s is not None, "asked for by its callers"

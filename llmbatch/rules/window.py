@@ -28,18 +28,20 @@ DEVIATIONS = 4.0
 MEMORY = 64
 # An epoch has so many answers, or so many times the window.
 MIN_ANSWERS, MIN_ROUNDS = 64, 1.5
-STEADY_ANSWERS, STEADY_ROUNDS = 256, 4.0
+STEADY_ANSWERS, STEADY_ROUNDS = 256, 6.0
 # Less in flight than this share of the window: something else binds, and the epoch says nothing.
 USED_SHARE = 0.8
 # Of what more in flight should bring (1 is all of it): the window doubles on, keeps a step up, takes a step down.
-DOUBLING, WORTH_IT, WORTHLESS = 0.35, 0.3, 0.25
+DOUBLING, WORTH_IT, WORTHLESS = 0.35, 0.35, 0.3
+# Twice as many were answered in hardly more time each: nothing queued.
+UNQUEUED = 0.8
 # A step up that brings this at least was too long, not in vain; a step down by half is judged by throughput alone.
-IN_PART, WORTHLESS_HALF = 0.06, 0.35
+IN_PART, WORTHLESS_HALF = 0.12, 0.35
 # Long steps are seen through the noise; where one brings only a part, the size goes to where that part ends.
-STEP_UP, STEP_DOWN = 1.4, 0.85
+STEP_UP, STEP_DOWN, HALF = 1.4, 0.85, 0.5
 # A little above the knee, so that no place is ever empty.
 ABOVE_KNEE = 1.06
-# Epochs without a step, once neither up nor down is better.
+# Epochs without a step, once neither up nor down is better; fewer at first.
 REST_EPOCHS = 8
 CUT = 0.7
 
@@ -93,7 +95,7 @@ class _Epoch:
 
 
 class _LatencyLine:
-    """Latency as a line over output tokens, fitted to the answers of quick times by least squares that forget."""
+    """Latency as a line over output tokens, fitted to the answers of quick times by least squares."""
 
     __slots__ = ("_n", "_t", "_tt", "_y", "_yt")
 
@@ -101,12 +103,19 @@ class _LatencyLine:
         self._n = self._t = self._tt = self._y = self._yt = 0.0
 
     def add(self, tokens: float, latency_s: float) -> None:
-        keep = 1.0 - 1.0 / 1024
-        self._n = self._n * keep + 1.0
-        self._t = self._t * keep + tokens
-        self._tt = self._tt * keep + tokens * tokens
-        self._y = self._y * keep + latency_s
-        self._yt = self._yt * keep + tokens * latency_s
+        self._n += 1.0
+        self._t += tokens
+        self._tt += tokens * tokens
+        self._y += latency_s
+        self._yt += tokens * latency_s
+
+    def merge(self, other: _LatencyLine) -> None:
+        """Add what the other one has seen."""
+        self._n += other._n
+        self._t += other._t
+        self._tt += other._tt
+        self._y += other._y
+        self._yt += other._yt
 
     def work_s(self, answers: float, tokens: float) -> float:
         """How long so many answers with so many tokens in all took together, each on its own."""
@@ -142,6 +151,7 @@ class AutoWindow:
         self._per_s = per_s
         self._answers = 0
         self._line = _LatencyLine()
+        self._quick = _LatencyLine()  # of the present epoch, for as long as nothing queues
         start = DEFAULT_CONCURRENCY if per_s is None else max(DEFAULT_CONCURRENCY, _little(per_s, ASSUMED_LATENCY_S))
         self._found = min(start, self.ceiling)
         self.size = self._found
@@ -151,6 +161,7 @@ class AutoWindow:
         self._base: _Measured | None = None
         self._trial: int | None = None  # the size from which a step is being tried
         self._rest = 0
+        self._stays = 0
         self._cut_s = -math.inf
         self._epoch: _Epoch | None = None
         self._fit()
@@ -178,7 +189,7 @@ class AutoWindow:
         weight = max(1.0 / self._answers, 1.0 / MEMORY)
         self.average_s += weight * (latency_s - self.average_s)
         if self._doubling:
-            self._line.add(output_tokens or 0, latency_s)
+            self._quick.add(output_tokens or 0, latency_s)
         self._measure(now_s, output_tokens, in_flight)
         self._fit()
 
@@ -212,7 +223,7 @@ class AutoWindow:
         return self.size < self._found and abs(self.size - size) <= 0.2 * size
 
     def _enough(self, size: int) -> float:
-        if self._doubling or self._recovering:
+        if self._doubling or self._recovering or (self._trial is not None and self._found <= self._trial // 2):
             return max(MIN_ANSWERS, MIN_ROUNDS * size)
         return max(STEADY_ANSWERS, STEADY_ROUNDS * size)
 
@@ -236,14 +247,18 @@ class AutoWindow:
         if self._found >= self.ceiling:
             self._doubling, self._rest = False, REST_EPOCHS
             return
-        if before is None or self._worth(before, now) >= DOUBLING:
+        worth = 1.0 if before is None else self._worth(before, now)
+        if worth >= UNQUEUED:
+            self._line.merge(self._quick)
+        self._quick = _LatencyLine()
+        if before is None or worth >= DOUBLING:
             self._found = min(self.ceiling, 2 * self._found)
             return
         self._doubling = False
         if len(self._best) == 2:
             # Even the first size may have been too large: down by halves from there.
-            self._base, self._trial = before, max(1, self._found // 2)
-            self._found = max(1, self._trial // 2)
+            self._base = before
+            self._try(max(1, self._found // 2), HALF)
             return
         self._found = self._knee(self._best[-2], now, max(1, self._found // 2), self._found)
 
@@ -268,7 +283,7 @@ class AutoWindow:
         elif worth < (WORTHLESS_HALF if self._found <= stood // 2 else WORTHLESS):
             # Far above the knee, as after a wrong guess of the rate: further down at once.
             self._base = now
-            self._try(self._found, STEP_DOWN * STEP_DOWN)
+            self._try(self._found, HALF if self._found <= stood // 2 else STEP_DOWN * STEP_DOWN)
         else:
             self._stay(stood)
 
@@ -280,7 +295,9 @@ class AutoWindow:
             self._stay(stood)
 
     def _stay(self, size: int) -> None:
-        self._found, self._trial, self._base, self._rest = max(1, size), None, None, REST_EPOCHS
+        self._stays += 1
+        self._found, self._trial, self._base = max(1, size), None, None
+        self._rest = min(REST_EPOCHS, 2 * self._stays)
 
     def _knee(self, before: _Measured, now: _Measured, size: int, larger: int) -> int:
         """Between two sizes: where the throughput of the larger is reached if it grows with the size until there."""
