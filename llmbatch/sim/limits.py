@@ -9,18 +9,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+MINUTE_S = 60.0
+DAY_S = 86_400.0
 # Float sums of many small steps must not refuse the last request that fits.
 _SLACK_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request may not go. ``wait_s`` is None when it never fits."""
+    """Why a request may not go: ``limit`` are allowed in ``period_s``. ``wait_s`` is None when it never fits."""
 
     unit: str
     limit: float
     needs: float
     wait_s: float | None
+    period_s: float = MINUTE_S
+
+    @property
+    def daily(self) -> bool:
+        return self.period_s == DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +38,33 @@ class Reading:
     limit: float
     remaining: int
     reset_s: float
+    period_s: float = MINUTE_S
 
 
 class Meter:
-    """One limit, in ``unit`` per minute; the bucket holds what ``burst_s`` seconds refill, full at first."""
+    """One limit, in ``unit`` per ``period_s``; the bucket holds what ``burst_s`` seconds refill, full at first."""
 
-    def __init__(self, unit: str, per_minute: float, burst_s: float) -> None:
+    def __init__(self, unit: str, limit: float, burst_s: float, period_s: float = MINUTE_S) -> None:
         self.unit = unit
-        self.per_minute = per_minute
-        self._unit_s = 60.0 / per_minute
+        self.limit = limit
+        self.period_s = period_s
+        self._unit_s = period_s / limit
         # A bucket smaller than one request would never let one through.
         self._burst_s = max(burst_s, self._unit_s)
         self._full_at_s = -math.inf
 
+    def changed(self, limit: float, burst_s: float) -> Meter:
+        """The same meter under another limit, as full as this one is."""
+        meter = Meter(self.unit, limit, burst_s, self.period_s)
+        meter._full_at_s = self._full_at_s
+        return meter
+
     def refusal(self, now_s: float, cost: float) -> Refusal | None:
         """None when ``cost`` fits now."""
         if cost * self._unit_s > self._burst_s + _SLACK_S:
-            return Refusal(self.unit, self.per_minute, cost, None)
+            return Refusal(self.unit, self.limit, cost, None, self.period_s)
         wait_s = max(self._full_at_s, now_s) + cost * self._unit_s - now_s - self._burst_s
-        return Refusal(self.unit, self.per_minute, cost, wait_s) if wait_s > _SLACK_S else None
+        return Refusal(self.unit, self.limit, cost, wait_s, self.period_s) if wait_s > _SLACK_S else None
 
     def take(self, now_s: float, cost: float) -> None:
         self._full_at_s = max(self._full_at_s, now_s) + cost * self._unit_s
@@ -62,8 +77,21 @@ class Meter:
         return max(0, int((self._burst_s - self.reset_s(now_s) + _SLACK_S) / self._unit_s))
 
 
+# What each limit counts, and in what time.
+_METERS = {
+    "rpm": ("requests", MINUTE_S),
+    "tpm": ("tokens", MINUTE_S),
+    "input_tpm": ("input-tokens", MINUTE_S),
+    "output_tpm": ("output-tokens", MINUTE_S),
+    "rpd": ("requests", DAY_S),
+}
+
+
 class Limiter:
-    """Requests, tokens, and tokens of input and of output per minute, any of them None for no limit."""
+    """Requests, tokens, and tokens of input and of output per minute, and requests per day; None for no limit.
+
+    What a day allows may be used at once, whatever ``burst_s`` is.
+    """
 
     def __init__(
         self,
@@ -72,9 +100,21 @@ class Limiter:
         burst_s: float,
         input_tpm: float | None = None,
         output_tpm: float | None = None,
+        rpd: float | None = None,
     ) -> None:
-        limits = {"requests": rpm, "tokens": tpm, "input-tokens": input_tpm, "output-tokens": output_tpm}
-        self._meters = [Meter(unit, limit, burst_s) for unit, limit in limits.items() if limit is not None]
+        self._burst_s = burst_s
+        self._meters: dict[str, Meter] = {}
+        limits = {"rpm": rpm, "tpm": tpm, "input_tpm": input_tpm, "output_tpm": output_tpm, "rpd": rpd}
+        for name, limit in limits.items():
+            if limit is not None:
+                self.change(name, limit)
+
+    def change(self, name: str, limit: float) -> None:
+        """Another ``rpm``, ``tpm``, ``input_tpm``, ``output_tpm`` or ``rpd`` from now on."""
+        unit, period_s = _METERS[name]
+        burst_s = self._burst_s if period_s == MINUTE_S else period_s
+        before = self._meters.get(name)
+        self._meters[name] = Meter(unit, limit, burst_s, period_s) if before is None else before.changed(limit, burst_s)
 
     def admit(self, now_s: float, input_tokens: int, output_tokens: int) -> Refusal | None:
         """Take one request of so many tokens from every meter, or say why not and take nothing."""
@@ -86,17 +126,17 @@ class Limiter:
             "input-tokens": input_tokens,
             "output-tokens": output_tokens,
         }
-        refusals = [refusal for meter in self._meters if (refusal := meter.refusal(now_s, cost[meter.unit]))]
+        refusals = [refusal for meter in self._meters.values() if (refusal := meter.refusal(now_s, cost[meter.unit]))]
         if refusals:
             return max(refusals, key=lambda refusal: math.inf if refusal.wait_s is None else refusal.wait_s)
-        for meter in self._meters:
+        for meter in self._meters.values():
             meter.take(now_s, cost[meter.unit])
         return None
 
     def readings(self, now_s: float) -> list[Reading]:
         return [
-            Reading(meter.unit, meter.per_minute, meter.remaining(now_s), meter.reset_s(now_s))
-            for meter in self._meters
+            Reading(meter.unit, meter.limit, meter.remaining(now_s), meter.reset_s(now_s), meter.period_s)
+            for meter in self._meters.values()
         ]
 
 
