@@ -16,12 +16,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from llmbatch.calls.lane import Account
 from llmbatch.calls.limit import ABANDONED
 from llmbatch.calls.stack import Stack, build
-from llmbatch.options import DEFAULT_CONCURRENCY, RetryLimits
+from llmbatch.options import RetryLimits
 from llmbatch.records import Attempt, CallFailed, Failure, Reply, Request, Trace, Usage
 from llmbatch.rules.limits import Allowance, Limits
-from llmbatch.rules.pace import Pace
+from llmbatch.rules.pace import MINUTE_S, Kind, Meters, pace_for
 from llmbatch.rules.window import window_for
 from llmbatch.scheduler import Job, Outcome, Scheduler
 from llmbatch.sim.limits import Limiter, Reading, Refusal
@@ -267,19 +268,21 @@ def stack_for(
 
     The one place that knows how our side is put together.
     """
-    rpm = case.rpm if case.told else None
-    window = window_for(case.concurrency, rpm, DEFAULT_CONCURRENCY, min(CEILING, case.max_concurrency or CEILING))
+    said: dict[Kind, float | None] = {"requests": case.rpm, "tokens": case.tpm} if case.told else {}
+    meters = Meters({kind: pace_for(kind, limit) for kind, limit in said.items() if limit is not None})
+    most = min(CEILING, case.concurrency or case.max_concurrency or CEILING)
+    per_s = None if case.rpm is None or not case.told else case.rpm / MINUTE_S
     stack = build(
-        provider,  # type: ignore[arg-type]  # any Call would do
-        window=window,
-        pace=None if rpm is None else Pace(rpm),
+        [Account("virtual", provider, meters)],
+        window=lambda: window_for(case.concurrency, per_s, most),
+        most=most,
         retry=RetryLimits(),
         rest=scheduler.rest,
         clock=asyncio.get_running_loop().time,
         chance=chance.random,
         listen=lambda event: None,
     )
-    return stack, lambda: window.size
+    return stack, lambda: stack.limiter.capacity
 
 
 class EndlessFeed:
