@@ -19,22 +19,25 @@ from llmbatch.meters import RecentRate
 # Just below what was measured, so that the server's bucket gains a little.
 SAFE_SHARE = 0.97
 # The first refusal comes from a server whose bucket was full: what was let in so far says little.
-FIRST_SHARE = 0.7
+FIRST_SHARE = 0.5
 # Refusals closer than this are one event: answers to what was sent together.
 EVENT_S = 0.9
 # The rate stands still for so long after a refusal, and has doubled so long after that.
-HOLD_S, DOUBLE_S = 5.0, 12.0
+HOLD_S, DOUBLE_S = 5.0, 9.0
 # While two measurements in a row differ.
 UNSURE_HOLD_S, UNSURE_DOUBLE_S = 0.5, 5.0
-SURE_PAUSE_S, UNSURE_PAUSE_S = 0.25, 1.0
+SURE_PAUSE_S, UNSURE_PAUSE_S, FIRST_PAUSE_S = 0.25, 0.5, 1.0
 # Slower servers are asked in proportion: it is the number of requests that a refusal is weighed against.
-FULL_SPEED_PER_S = 10.0
+FULL_SPEED_PER_S = 5.0
 # Two measurements that differ by less than this are one.
 SAME = 0.1
 # Refusals that come while the rate stands still, and are fewer than so many of so many requests, are noise; a server
 # that makes some is only believed when they are as many.
 TOGETHER, AMONG = 3, 40
 NOISES = 2
+SETTLED_S = 2.0
+# A rate that has grown so far before it was refused is no longer about the old limit.
+FAR, FAR_SHARE = 1.25, 0.95
 # What was let in over so long is the measurement.
 MEMORY_S = 60.0
 _LATELY_S = 5.0
@@ -107,11 +110,12 @@ class RateFinder:
             lately_per_s = max(self._rate.per_s(now_s, _LATELY_S), 0.1)
             self._base_per_s = FIRST_SHARE * lately_per_s if known_per_s is None else min(lately_per_s, known_per_s)
             self._mark(now_s)
+            return max(FIRST_PAUSE_S, 1.0 / self._base_per_s)
         elif not self._marks:
             self._mark(now_s)
         elif now_s - self._marks[-1][0] < EVENT_S:
             pass
-        elif self._is_noise():
+        elif self._is_noise(now_s):
             return 0.0
         else:
             self._measure(now_s)
@@ -131,11 +135,18 @@ class RateFinder:
             self._looked_s, self._sent_at_look = now_s, self._sent
         return self._at(self._grown_s)
 
-    def _is_noise(self) -> bool:
-        together = len(self._refusals) == TOGETHER and self._sent - self._refusals[0] < AMONG
+    def _is_noise(self, now_s: float) -> bool:
+        """Whether a refusal is none of the rate. Just after another one the server's bucket is still empty."""
+        if len(self._refusals) == TOGETHER and self._sent - self._refusals[0] < AMONG:
+            return False
         standing = self._at(self._grown_s) <= self._base()
-        self._noises += standing and not together
-        return not together and (standing or self._noises >= NOISES)
+        if standing and now_s - self._marks[-1][0] >= SETTLED_S:
+            self._noises += 1
+            return True
+        noisy = self._noises >= NOISES
+        if not standing:
+            self._noises = max(0, self._noises - 1)
+        return noisy
 
     def _base(self) -> float:
         assert self._base_per_s is not None, "asked for once there is one"
@@ -144,7 +155,7 @@ class RateFinder:
     def _at(self, grown_s: float) -> float:
         assert self._base_per_s is not None, "asked for by its callers"
         hold_s, double_s = (HOLD_S, DOUBLE_S) if self._sure else (UNSURE_HOLD_S, UNSURE_DOUBLE_S)
-        return self._base_per_s * (SAFE_SHARE + (max(0.0, grown_s - hold_s) / double_s) ** 3)
+        return self._base_per_s * (SAFE_SHARE + (max(0.0, grown_s - hold_s) / double_s) ** 4)
 
     def _measure(self, now_s: float) -> None:
         """The server's bucket was empty then, and is now."""
@@ -157,7 +168,13 @@ class RateFinder:
         overall = max(let_in - first, 1) / (now_s - first_s)
         assert self._base_per_s is not None, "a mark comes with it"
         self._sure = abs(latest - self._base_per_s) <= SAME * self._base_per_s
-        if abs(latest - overall) > 2 * SAME * overall:
+        grown = self._at(self._grown_s)
+        if grown > FAR * self._base_per_s:
+            # The limit has risen: the bucket may have overflowed, and the rate at which it ran empty says more.
+            self._marks.clear()
+            self._base_per_s = max(latest, FAR_SHARE * grown)
+            self._sure = False
+        elif abs(latest - overall) > 2 * SAME * overall:
             self._marks.clear()
             self._base_per_s = latest
         else:
