@@ -203,7 +203,8 @@ class VirtualProvider:
             place.leave()
             self._loop.call_later(self._network_s(), self._answer, reply, work_s, answer)
 
-        place = slots.enter(begin)
+        place = slots.place(begin)
+        place.enter()
 
     def _answer(self, reply: Reply, work_s: float, answer: asyncio.Future[Reply]) -> None:
         if not answer.done():

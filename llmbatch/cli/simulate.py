@@ -28,6 +28,20 @@ def sim(
     input_tpm: Annotated[float | None, typer.Option(help="Tokens of prompts per minute; above that 429.")] = None,
     output_tpm: Annotated[float | None, typer.Option(help="Tokens of answers per minute; above that 429.")] = None,
     burst: Annotated[float, typer.Option(help="Seconds of the limits that may be used at once.")] = 60.0,
+    rpd: Annotated[float | None, typer.Option(help="Requests per day; above that 429 until tomorrow.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(metavar="N", help="N requests are worked on at once, the others queue, as in vLLM.")
+    ] = None,
+    slot_slowdown: Annotated[
+        float, typer.Option(metavar="F", help="With all slots busy every token takes 1 + F times as long as alone.")
+    ] = 0.0,
+    limit_headers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How the OpenAI dialect tells its limits: openai groq azure mistral together openrouter none.",
+        ),
+    ] = None,
     no_headers: Annotated[bool, typer.Option("--no-headers", help="Hide rate-limit and retry headers.")] = False,
     fault: Annotated[
         list[str] | None,
@@ -55,6 +69,14 @@ def sim(
     ] = None,
     idle: Annotated[float, typer.Option(help="Seconds until an idle connection is closed.")] = 75.0,
     drain: Annotated[float, typer.Option(help="Seconds to finish what is in flight when stopped.")] = 5.0,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TIME:NAME=VALUE",
+            help="Repeatable. Another setting from then on, counted from the first request: 60s:rpm=300, "
+            "30s:fault=429=1.0, 90s:slots=16; 30s:down=10m refuses connections for so long.",
+        ),
+    ] = None,
 ) -> None:
     """Run a simulated provider on loopback, with limits, latencies and faults on demand.
 
@@ -66,7 +88,7 @@ def sim(
     DIST is a NUMBER, or fixed:value=V, uniform:low=A,high=B or lognormal:median=M,sigma=S; each of these three may
     have a heavy tail: with ,tail=0.01x20 one value in a hundred is 20 times larger.
 
-    It says what it did under http://127.0.0.1:PORT/ledger (/ledger?full adds every prompt).
+    It says what it did under http://127.0.0.1:PORT/ledger (?full adds every prompt, ?times what happened each second).
 
     Exit codes: 0 stopped by SIGTERM or SIGINT, 2 bad usage, 5 the port is taken or the ledger can not be written.
     """
@@ -82,6 +104,10 @@ def sim(
         "input-tpm": input_tpm,
         "output-tpm": output_tpm,
         "burst": burst,
+        "rpd": rpd,
+        "slots": slots,
+        "slot-slowdown": slot_slowdown,
+        "limit-headers": limit_headers,
         "no-headers": no_headers,
         "fault": ",".join(fault) if fault else None,
         "script": script,
@@ -92,6 +118,7 @@ def sim(
         "ledger": ledger,
         "idle": idle,
         "drain": drain,
+        "at": ";".join(at) if at else None,
     }
     _serve({name: str(value) for name, value in settings.items() if value is not None})
 

@@ -92,7 +92,7 @@ class Anthropic:
         return problem(404, "not_found_error", f"model: {model}")
 
     def rate_limited(self, model: str, refusal: Refusal) -> ApiError:
-        what = f"{refusal.limit:g} {refusal.unit.replace('-', ' ')} per minute"
+        what = f"{refusal.limit:g} {refusal.unit.replace('-', ' ')} per {'day' if refusal.daily else 'minute'}"
         error = problem(
             429, "rate_limit_error", f"This request would exceed your organization's rate limit of {what} ({model})."
         )
@@ -106,7 +106,7 @@ class Anthropic:
         """Resets are RFC 3339 times, of a second."""
         headers: Headers = []
         for reading in readings:
-            if reading.unit in _UNITS:
+            if reading.unit in _UNITS and not reading.daily:
                 name = f"anthropic-ratelimit-{reading.unit}"
                 headers += [
                     (f"{name}-limit", f"{reading.limit:.0f}"),

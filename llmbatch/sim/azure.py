@@ -75,7 +75,7 @@ class Azure(OpenAI):
 
     def limit_headers(self, readings: Sequence[Reading], time_s: float) -> Headers:
         """Resets are whole seconds."""
-        return [header for reading in readings for header in _limit_headers(reading)]
+        return [header for reading in readings if not reading.daily for header in _limit_headers(reading)]
 
     def wait_headers(self, wait_s: float) -> Headers:
         return [("retry-after", f"{max(1, math.ceil(wait_s))}"), ("retry-after-ms", f"{math.ceil(wait_s * 1000)}")]

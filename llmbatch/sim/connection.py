@@ -7,12 +7,14 @@ import socket
 import struct
 import time
 from collections import deque
+from functools import partial
 from typing import cast
 
 from llmbatch.sim.http11 import BadRequest, HttpRequest, RequestParser
 from llmbatch.sim.ledger import Bill, Ledger
 from llmbatch.sim.replies import Reply
 from llmbatch.sim.service import Service
+from llmbatch.sim.slots import Place, Slots, WorkTimer
 
 # More pipelined requests than this stay in the kernel's buffer until there is room.
 MAX_QUEUED = 32
@@ -21,7 +23,8 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Connection(asyncio.Protocol):
-    """Work goes on when the client leaves: what was begun is finished and billed, as providers do.
+    """Work goes on when the client leaves: what was begun is finished and billed, as providers do. What still waits
+    for a slot is dropped.
 
     It stands in ``living`` from its first byte until it is both closed and done with its last request.
     """
@@ -37,7 +40,10 @@ class Connection(asyncio.Protocol):
         self._reply: Reply | None = None
         self._billed = False
         self._answered: Bill | None = None  # the last answer sent, until there is a sign that it was read
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | WorkTimer | None = None
+        self._slots: Slots | None = None
+        self._place: Place | None = None
+        self._queued = False
         self._last_request = False
         self._began_s = self._touched_s = self._loop.time()
 
@@ -74,7 +80,7 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """Close after the answer in progress; at once when there is none, or will never be one."""
         self._last_request = True
-        if self._timer is None:
+        if self._timer is None and not self._queued:
             self.close()
 
     def close(self) -> None:
@@ -107,15 +113,42 @@ class Connection(asyncio.Protocol):
             self._reply = self._service.reply(request, time.monotonic(), time.time())
         if self._reply.working:
             self._ledger.work_began()
+        if self._reply.takes_slot and self._service.slots is not None:
+            self._wait_for_slot(self._service.slots)
+        else:
+            self._play()
+
+    def _wait_for_slot(self, slots: Slots) -> None:
+        self._slots, self._queued = slots, True
+        self._ledger.queue_joined()
+        self._place = slots.place(self._got_slot)
+        self._place.enter()
+
+    def _got_slot(self) -> None:
+        """Its time begins now, by the clock of the work."""
+        assert self._slots, "who waits for a slot knows where"
+        self._leave_queue()
+        self._began_s = self._slots.now_s()
         self._play()
+        if self._reply is None:
+            self._answer_queued()
+
+    def _leave_queue(self) -> None:
+        if self._queued:
+            self._queued = False
+            self._ledger.queue_left()
 
     def _play(self) -> None:
         """Send the parts that are due, and come back for the next."""
         assert self._reply, "a reply is being played"
+        slots = self._slots
         for at_s, data in self._reply.parts:
-            wait_s = self._began_s + at_s - self._loop.time()
+            wait_s = self._began_s + at_s - (self._loop.time() if slots is None else slots.now_s())
             if wait_s > 0:
-                self._timer = self._loop.call_later(wait_s, self._due, data)
+                if slots is None:
+                    self._timer = self._loop.call_later(wait_s, self._due, data)
+                else:
+                    self._timer = slots.call_after(wait_s, partial(self._due, data))
                 return
             self._send(data)
         if self._reply.ending != "stall":
@@ -145,6 +178,7 @@ class Connection(asyncio.Protocol):
         self._touched_s = self._loop.time()
         if reply and reply.working:
             self._ledger.work_ended()
+        self._leave_slot()
         if reply and reply.bill and self._billed:
             self._answered = reply.bill
             if self._transport is None:
@@ -155,6 +189,13 @@ class Connection(asyncio.Protocol):
             self._reset()
         elif self._last_request or (reply and reply.ending == "close"):
             self._transport.close()
+
+    def _leave_slot(self) -> None:
+        """Its place, or its turn in the queue."""
+        if self._place is not None:
+            self._leave_queue()
+            place, self._place, self._slots = self._place, None, None
+            place.leave()
 
     def _reset(self) -> None:
         assert self._transport, "only an open connection can be reset"

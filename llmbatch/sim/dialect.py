@@ -15,7 +15,15 @@ from llmbatch.sim.limits import Reading, Refusal
 from llmbatch.sim.problems import ApiError
 
 
-class Vendor(Protocol):
+class LimitHeaders(Protocol):
+    """How a server tells of its limits."""
+
+    def limit_headers(self, readings: Sequence[Reading], time_s: float) -> Headers: ...
+    def wait_headers(self, wait_s: float) -> Headers:
+        """When a request that was refused may come again."""
+
+
+class Vendor(LimitHeaders, Protocol):
     """What all endpoints of one API have in common: keys, headers, errors.
 
     ``errors`` has one for every fault that is an error; the real ones of that kind are the same.
@@ -36,8 +44,6 @@ class Vendor(Protocol):
     def rate_limited(self, model: str, refusal: Refusal) -> ApiError: ...
 
     def id_headers(self, request_id: str) -> Headers: ...
-    def limit_headers(self, readings: Sequence[Reading], time_s: float) -> Headers: ...
-    def wait_headers(self, wait_s: float) -> Headers: ...
     def good_headers(self, busy_s: float) -> Headers:
         """What an answer that is no error has besides."""
 

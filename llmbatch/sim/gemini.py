@@ -14,6 +14,8 @@ from llmbatch.sim.problems import ApiError
 
 # What an injected 429 says, short for the sake of tests; a real limit says its real wait.
 FAULT_DELAY_S = 0.25
+# What a spent quota of the day says, which no wait of that length helps.
+DAY_DELAY_S = 40.0
 _RPC = "type.googleapis.com/google.rpc"
 
 
@@ -124,7 +126,9 @@ class Gemini:
         return problem(404, "NOT_FOUND", message)
 
     def rate_limited(self, model: str, refusal: Refusal) -> ApiError:
-        """The wait stands in the body."""
+        """The wait stands in the body. That of a day is given as short as if it were one of a minute."""
+        if refusal.daily:
+            return self._used_up(model, refusal)
         what = "Requests" if refusal.unit == "requests" else "InputTokens"
         details = [
             _quota_failure(
@@ -139,6 +143,16 @@ class Gemini:
             message += f" Please retry in {refusal.wait_s:.9g}s."
             details.append(_retry_in(refusal.wait_s))
         return problem(429, "RESOURCE_EXHAUSTED", message, *details)
+
+    def _used_up(self, model: str, refusal: Refusal) -> ApiError:
+        quota = _quota_failure(
+            "generate_requests_per_model_per_day",
+            "GenerateRequestsPerDayPerProjectPerModel",
+            model,
+            f"{refusal.limit:.0f}",
+        )
+        message = f"You exceeded your current quota. Please retry in {DAY_DELAY_S:g}s."
+        return problem(429, "RESOURCE_EXHAUSTED", message, quota, _retry_in(DAY_DELAY_S))
 
     def id_headers(self, request_id: str) -> Headers:
         return []

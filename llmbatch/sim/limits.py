@@ -40,6 +40,10 @@ class Reading:
     reset_s: float
     period_s: float = MINUTE_S
 
+    @property
+    def daily(self) -> bool:
+        return self.period_s == DAY_S
+
 
 class Meter:
     """One limit, in ``unit`` per ``period_s``; the bucket holds what ``burst_s`` seconds refill, full at first."""

@@ -122,10 +122,13 @@ class OpenAI:
         return problem(404, message, code="model_not_found", param="model")
 
     def rate_limited(self, model: str, refusal: Refusal) -> ApiError:
-        """One that no waiting helps says so."""
-        where = f"for {model} on {refusal.unit} per min"
+        """One that no waiting helps says so; that of the day is told with its numbers."""
+        where = f"for {model} on {refusal.unit} per {'day (RPD)' if refusal.daily else 'min'}"
         if refusal.wait_s is None:
             message = f"Request too large {where}: Limit {refusal.limit:g}, Requested {refusal.needs:g}."
+        elif refusal.daily:
+            numbers = f"Limit {refusal.limit:g}, Used {refusal.limit:g}, Requested {refusal.needs:g}"
+            message = f"Rate limit reached {where}: {numbers}. Please try again in {go_duration(refusal.wait_s)}."
         else:
             message = f"Rate limit reached {where}. Please try again in {go_duration(refusal.wait_s)}."
         error = problem(429, message, refusal.unit, "rate_limit_exceeded")
@@ -136,8 +139,8 @@ class OpenAI:
         return [("x-request-id", request_id)]
 
     def limit_headers(self, readings: Sequence[Reading], time_s: float) -> Headers:
-        """Requests and tokens; resets are Go durations."""
-        return [header for reading in readings for header in _limit_headers(reading)]
+        """Requests and tokens per minute; resets are Go durations."""
+        return [header for reading in readings if not reading.daily for header in go_limit_headers(reading)]
 
     def wait_headers(self, wait_s: float) -> Headers:
         return [
@@ -158,7 +161,8 @@ class OpenAI:
 OPENAI = OpenAI()
 
 
-def _limit_headers(reading: Reading) -> Headers:
+def go_limit_headers(reading: Reading) -> Headers:
+    """OpenAI's three headers of one limit, if it is one of requests or of tokens."""
     if reading.unit not in ("requests", "tokens"):
         return []
     return [

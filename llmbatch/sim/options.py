@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmbatch.sim.changes import Change, read_changes
 from llmbatch.sim.distributions import Distribution, fixed, parse_distribution
+from llmbatch.sim.limit_headers import IMITATIONS
 from llmbatch.sim.script import Rule, known_fault, read_script
 
 # OpenAI's limits are per minute and refill evenly, so a full bucket holds one minute.
@@ -27,13 +29,18 @@ class SimOptions:
     output_tokens          length of answers; by nature that of the echoed prompt
     rpm, tpm, burst_s      limits per minute, in buckets that hold ``burst_s`` seconds of them
     input_tpm, output_tpm  tokens per minute of prompts and of answers, as Anthropic counts them
+    rpd                    requests per day; all of them may come at once
+    slots                  so many are worked on at once, the others wait for their turn
+    slot_slowdown          with all slots taken every token takes 1 + this times as long
     headers                False hides the rate-limit and retry headers
+    limit_headers          whose they are, of the imitations of OpenAI (see `IMITATIONS`); OpenAI's own if None
     faults, script         rates by kind (see `FAULTS`), and rules that come before them
     retry_after            what the faults 429, 503 and 529 say, word for word
     max_inflight           more than these at once get 503
     api_key, models        all others are refused
     ledger                 the file that gets a line for every billed answer
     idle_s, drain_s        until an idle connection is closed; to finish what is in flight when stopped
+    changes                what becomes different after the first request, and when
     """
 
     port: int = 0
@@ -47,7 +54,11 @@ class SimOptions:
     input_tpm: float | None = None
     output_tpm: float | None = None
     burst_s: float = BURST_S
+    rpd: float | None = None
+    slots: int | None = None
+    slot_slowdown: float = 0.0
     headers: bool = True
+    limit_headers: str | None = None
     faults: Mapping[str, float] = field(default_factory=dict)
     script: tuple[Rule, ...] = ()
     retry_after: str | None = None
@@ -57,6 +68,7 @@ class SimOptions:
     ledger: Path | None = None
     idle_s: float = IDLE_S
     drain_s: float = DRAIN_S
+    changes: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(rate >= 0 for rate in self.faults.values()) or math.fsum(self.faults.values()) > 1 + 1e-9:
@@ -115,6 +127,12 @@ def _header_value(text: str) -> str:
     return text
 
 
+def _imitation(text: str) -> str:
+    if text not in IMITATIONS:
+        raise ValueError(f"must be one of {', '.join(IMITATIONS)}")
+    return text
+
+
 # option -> the field it sets, and how its text is read.
 _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "port": ("port", _port),
@@ -128,6 +146,10 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "input-tpm": ("input_tpm", _positive),
     "output-tpm": ("output_tpm", _positive),
     "burst": ("burst_s", _positive),
+    "rpd": ("rpd", _positive),
+    "slots": ("slots", _count),
+    "slot-slowdown": ("slot_slowdown", _number),
+    "limit-headers": ("limit_headers", _imitation),
     "no-headers": ("headers", lambda text: not _flag(text)),
     "fault": ("faults", _faults),
     "script": ("script", lambda text: read_script(Path(text))),
@@ -138,13 +160,15 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "ledger": ("ledger", Path),
     "idle": ("idle_s", _positive),
     "drain": ("drain_s", _number),
+    "at": ("changes", lambda text: read_changes(text, _READERS)),
 }
 
 
 def sim_options_from(mapping: Mapping[str, str]) -> SimOptions:
     """Options from strings by option name, with dashes or underscores: ``{"latency": "0.4", "fault": "429=0.01"}``.
 
-    Several faults are joined by commas. ValueError names the option that can not be used, and why.
+    Several faults are joined by commas, several changes by semicolons. ValueError names the option that can not be
+    used, and why.
     """
     return SimOptions(**dict(_read(name, text) for name, text in mapping.items()))
 

@@ -39,7 +39,7 @@ class Reply:
     """The whole course of one request; ``status`` is None when no status line will be sent.
 
     ``bill`` falls due with the first part: a stream that is cut later is paid for as well. ``working`` marks the
-    requests that count as in flight.
+    requests that count as in flight, ``takes_slot`` those among them that are worked on and not refused at once.
     """
 
     parts: Parts
@@ -47,6 +47,7 @@ class Reply:
     ending: Ending = "keep"
     bill: Bill | None = None
     working: bool = False
+    takes_slot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,10 @@ def json_reply(status: int, body: bytes, headers: Headers, time_s: float, conten
 def work_reply(work: Work) -> Reply:
     """The course of an admitted request, under its fault if it has one."""
     if work.fault is None:
-        return Reply(_good_parts(work), bill=work.bill, working=True)
+        return Reply(_good_parts(work), bill=work.bill, working=True, takes_slot=True)
     fault = FAULTS[work.fault]
     if work.fault in ("reset-before", "stall"):
-        return Reply(iter(()), None, _ENDINGS[work.fault], working=True)
+        return Reply(iter(()), None, _ENDINGS[work.fault], working=True, takes_slot=work.fault == "stall")
     if fault.error:
         return _error_reply(work, work.fault, work.timing.total_s if fault.late else 0.0)
     spoilt = _spoilt_stream(work) if work.stream and work.fault in _STREAM_FAULTS else _spoilt_body(work)
@@ -111,6 +112,7 @@ def work_reply(work: Work) -> Reply:
         _ENDINGS.get(work.fault, "keep"),
         work.bill if fault.billed else None,
         working=True,
+        takes_slot=True,
     )
 
 
@@ -119,7 +121,7 @@ def _error_reply(work: Work, fault: str, at_s: float) -> Reply:
     error = vendor.errors[fault]
     body = error.body(work.bill.request_id)
     response = _response(error.status, vendor.content_type, body, work.headers, work.time_s)
-    return Reply(iter([(at_s, response)]), error.status, working=True)
+    return Reply(iter([(at_s, response)]), error.status, working=True, takes_slot=FAULTS[fault].late)
 
 
 def _good_parts(work: Work) -> Parts:

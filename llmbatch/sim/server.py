@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
 from types import TracebackType
 
+from llmbatch.sim.changes import DOWN, Change
 from llmbatch.sim.connection import Connection
 from llmbatch.sim.ledger import Ledger
 from llmbatch.sim.options import SimOptions
 from llmbatch.sim.service import Service
+from llmbatch.sim.slots import Slots
 
 LOOPBACK = "127.0.0.1"
 # Ten thousand clients that connect at once wait here until they are accepted; the kernel caps it (net.core.somaxconn).
@@ -33,6 +36,9 @@ class SimServer:
         self._server: asyncio.Server | None = None
         self._living: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._service: Service
+        self._changes: list[asyncio.TimerHandle] = []
+        self._down: asyncio.Task[None] | None = None
         self._port = options.port
 
     @property
@@ -50,31 +56,44 @@ class SimServer:
     async def __aenter__(self) -> SimServer:
         raise_file_limit()
         self._ledger = ledger = Ledger(self._options.ledger)
-        service = Service(self._options, ledger)
-        loop = asyncio.get_running_loop()
+        self._service = Service(self._options, ledger, self._set_changes)
+        if self._options.slots is not None:
+            self._service.slots = Slots(self._options.slots, self._options.slot_slowdown)
         try:
-            self._server = await loop.create_server(
-                lambda: Connection(service, ledger, self._living), LOOPBACK, self._options.port, backlog=BACKLOG
-            )
+            await self._listen(_bound(self._port))
         except OSError:
             ledger.close()
             raise
-        self._port = int(self._server.sockets[0].getsockname()[1])
         self._sweep()
         return self
+
+    async def _listen(self, listener: socket.socket) -> None:
+        loop, service, ledger = asyncio.get_running_loop(), self._service, self.ledger
+        try:
+            self._server = await loop.create_server(
+                lambda: Connection(service, ledger, self._living), sock=listener, backlog=BACKLOG
+            )
+        except BaseException:
+            listener.close()
+            raise
+        self._port = int(self._server.sockets[0].getsockname()[1])
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._server, "the server has not been entered"
         assert self._sweeper, "sweeping starts on entry"
-        self._sweeper.cancel()
+        for timer in (self._sweeper, *self._changes):
+            timer.cancel()
+        if self._down is not None:
+            self._down.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._down
         self._server.close()
         try:
             await self._drain()
         finally:
-            for connection in list(self._living):
-                connection.abort()
+            self._hang_up()
             self.ledger.close()
         await asyncio.sleep(0)  # one turn for the connections to close
 
@@ -86,6 +105,40 @@ class SimServer:
         while self._living and loop.time() < deadline_s:  # noqa: ASYNC110 - to 10 ms is exact enough
             await asyncio.sleep(DRAIN_TICK_S)
 
+    def _hang_up(self) -> None:
+        if self._service.slots is not None:
+            self._service.slots.forget_queue()
+        for connection in list(self._living):
+            connection.abort()
+
+    def _set_changes(self) -> None:
+        """The first request is there: from now on count the times of what changes."""
+        loop = asyncio.get_running_loop()
+        self._changes = [loop.call_later(change.at_s, self._change, change) for change in self._options.changes]
+
+    def _change(self, change: Change) -> None:
+        if change.field == DOWN:
+            self._down = asyncio.get_running_loop().create_task(self._be_down(change.value))
+            return
+        self._service.change(change)
+        if change.field != "slots":
+            return
+        if self._service.slots is None:
+            self._service.slots = Slots(change.value, self._options.slot_slowdown)
+        else:
+            self._service.slots.resize(change.value)
+
+    async def _be_down(self, seconds: float) -> None:
+        """As if the process were gone: connections are closed, and new ones refused. The port is kept meanwhile."""
+        assert self._server, "only a server that listens can go down"
+        self._server.close()
+        await asyncio.sleep(0)  # one turn for the listening socket, and for who was just let in
+        self._hang_up()
+        with _bound(self._port) as kept:
+            await asyncio.sleep(seconds)
+            listener = kept.dup()
+        await self._listen(listener)
+
     def _sweep(self) -> None:
         """Close what has been idle too long. One timer for all: a timer for each would cost more than its request."""
         loop = asyncio.get_running_loop()
@@ -94,6 +147,18 @@ class SimServer:
             if connection.idle_s(now_s) > self._options.idle_s:
                 connection.close()
         self._sweeper = loop.call_later(min(SWEEP_S, self._options.idle_s / 2), self._sweep)
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket that has the port and does not listen. OSError when it is taken."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((LOOPBACK, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def raise_file_limit() -> None:

@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 
 import orjson
 
 from llmbatch.sim.answer import answer_to
 from llmbatch.sim.answers import prompt_hash
 from llmbatch.sim.ask import Ask
-from llmbatch.sim.dialect import Dialect, Vendor
+from llmbatch.sim.changes import Change
+from llmbatch.sim.dialect import Dialect, LimitHeaders, Vendor
 from llmbatch.sim.dialects import dialect_at, vendor_at
 from llmbatch.sim.http11 import BadRequest, Headers, HttpRequest
 from llmbatch.sim.ledger import Bill, Ledger
+from llmbatch.sim.limit_headers import IMITATIONS
 from llmbatch.sim.limits import Limiter
 from llmbatch.sim.openai import OPENAI
 from llmbatch.sim.options import SimOptions
-from llmbatch.sim.problems import ApiError
+from llmbatch.sim.problems import FAULTS, ApiError
 from llmbatch.sim.prompt_cache import PromptCache
 from llmbatch.sim.replies import JSON, Reply, Work, json_reply, timing_of, work_reply
 from llmbatch.sim.script import Fate, fate_key, fate_of, scripted_fault
+from llmbatch.sim.slots import Slots
 
 DEFAULT_MODEL = "sim-model"
 # The faults that may tell when to come back.
 _WAITING_FAULTS = frozenset({"429", "503", "529"})
+_LIMITS = frozenset({"rpm", "tpm", "input_tpm", "output_tpm", "rpd"})
 _VERSIONS = ("/v1beta", "/openai/v1", "/v1")
 
 
 class Service:
     """One simulated provider. Owned by one event loop; it never waits.
 
-    ``now_s`` is monotonic and drives the limits; ``time_s`` is the Unix time that answers carry.
+    ``now_s`` is monotonic and drives the limits; ``time_s`` is the Unix time that answers carry. ``began`` is called
+    at the first request to a model. ``slots``, if there are any, are where work is to be done.
     """
 
-    def __init__(self, options: SimOptions, ledger: Ledger) -> None:
+    def __init__(self, options: SimOptions, ledger: Ledger, began: Callable[[], None] = lambda: None) -> None:
         self._options = options
         self._ledger = ledger
-        self._limiter = Limiter(options.rpm, options.tpm, options.burst_s, options.input_tpm, options.output_tpm)
+        self._began = began
+        self.slots: Slots | None = None
+        self._limiter = Limiter(
+            options.rpm, options.tpm, options.burst_s, options.input_tpm, options.output_tpm, options.rpd
+        )
         self._cache = PromptCache()
         self._seen: Counter[str] = Counter()
         self._pages = {"/models": self._models, "/healthz": self._health, "/ledger": self._show_ledger}
+
+    def change(self, change: Change) -> None:
+        """Another setting from now on."""
+        self._options = replace(self._options, **{change.field: change.value})
+        if change.field in _LIMITS:
+            self._limiter.change(change.field, change.value)
 
     def reply(self, request: HttpRequest, now_s: float, time_s: float) -> Reply:
         """Decide what happens to a request that has arrived whole."""
@@ -86,10 +103,13 @@ class Service:
         return b'{"status":"ok"}'
 
     def _show_ledger(self, request: HttpRequest, _vendor: Vendor) -> bytes:
-        return orjson.dumps(self._ledger.snapshot(full=request.query == "full"))
+        asked = request.query.split("&")
+        return orjson.dumps(self._ledger.snapshot(full="full" in asked, times="times" in asked))
 
     def _answer(self, dialect: Dialect, request: HttpRequest, model: str, now_s: float, time_s: float) -> Reply:
         self._ledger.received += 1
+        if self._ledger.received == 1:
+            self._began()
         vendor = dialect.vendor
         try:
             reply = work_reply(self._admit(dialect, self._readable(dialect, request, model), now_s, time_s))
@@ -98,6 +118,8 @@ class Service:
             reply = self._refused(error, headers, vendor, time_s)
         if reply.status is not None and reply.status >= 400:
             self._ledger.rejected[reply.status] += 1
+        if reply.status == 429:
+            self._ledger.times.add("refused", time_s)
         return reply
 
     def _readable(self, dialect: Dialect, request: HttpRequest, model: str) -> Ask:
@@ -131,6 +153,9 @@ class Service:
         if fault is not None:
             self._ledger.faults[fault] += 1
         tokens = (ask.prompt_tokens, answer.output_tokens)
+        if fault is None or not FAULTS[fault].error:
+            self._ledger.times.add("accepted", time_s)
+            self._ledger.times.add("tokens", time_s, sum(tokens))
         return Work(
             dialect=dialect,
             answer=answer,
@@ -163,7 +188,12 @@ class Service:
 
     def _headers(self, vendor: Vendor, now_s: float, time_s: float) -> Headers:
         readings = self._limiter.readings(now_s) if self._options.headers else []
-        return vendor.id_headers(self._request_id) + vendor.limit_headers(readings, time_s)
+        return vendor.id_headers(self._request_id) + self._manners(vendor).limit_headers(readings, time_s)
+
+    def _manners(self, vendor: Vendor) -> LimitHeaders:
+        """Who says how limits are told: the vendor itself, or whom it imitates."""
+        name = self._options.limit_headers
+        return vendor if name is None or vendor is not OPENAI else IMITATIONS[name]
 
     def _wait_headers(self, vendor: Vendor, error: ApiError) -> Headers:
         """How an error says when to come back: rounded up, so that who obeys is let in."""
@@ -171,7 +201,7 @@ class Service:
             return self._fault_headers("503")
         if error.wait_s is None or not self._options.headers:
             return []
-        return vendor.wait_headers(error.wait_s)
+        return self._manners(vendor).wait_headers(error.wait_s)
 
     def _fault_headers(self, fault: str | None) -> Headers:
         if fault not in _WAITING_FAULTS or self._options.retry_after is None or not self._options.headers:
