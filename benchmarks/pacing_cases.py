@@ -40,7 +40,8 @@ def small_burst_s(rpm: float) -> float:
     return max(1.0, 120.0 / rpm)
 
 
-def _known(rpm: float, duration_s: float, burst_s: float) -> Experiment:
+def known(rpm: float, duration_s: float, burst_s: float) -> Experiment:
+    """Our side is told the limit."""
     return Experiment(
         f"{rpm:,.0f} RPM, bucket of {burst_s:g} s",
         "Known limits",
@@ -67,7 +68,10 @@ def _of_requests(from_s: float) -> Callable[[Case], Figures]:
 HEAVY = Lognormal(150.0, 1.5, 5.0, 8000.0)
 
 
-def _tokens(tpm: float, *, told: bool, headers: bool, burst_s: float = 60.0, used: float = 0.97) -> Experiment:
+def tokens(
+    tpm: float, duration_s: float = 600.0, *, told: bool, headers: bool = False, burst_s: float = 60.0
+) -> Experiment:
+    """The tokens are the narrower limit, and how many an answer has is not known before."""
     how = "known" if told else "from headers" if headers else "from 429s"
     from_s = 60.0
 
@@ -83,14 +87,14 @@ def _tokens(tpm: float, *, told: bool, headers: bool, burst_s: float = 60.0, use
     return Experiment(
         f"{tpm:,.0f} TPM {how}, lengths of heavy tail, bucket of {burst_s:g} s",
         "Token-bound",
-        Case(600.0, tpm=tpm, rpm=60_000, told=told, headers=headers, burst_s=burst_s, output_tokens=HEAVY),
+        Case(duration_s, tpm=tpm, rpm=60_000, told=told, headers=headers, burst_s=burst_s, output_tokens=HEAVY),
         measure,
-        {f"used after {from_s:.0f} s": Asked(at_least=used), "429": Asked(at_most=0.005)},
+        {f"used after {from_s:.0f} s": Asked(at_least=0.97), "429": Asked(at_most=0.005)},
     )
 
 
-def _unknown(rpm: float, *, headers: bool, burst_s: float) -> Experiment:
-    duration_s = 300.0 if headers else 600.0
+def unknown(rpm: float, duration_s: float, *, headers: bool, burst_s: float) -> Experiment:
+    """Our side learns the limit from headers, or from 429s alone."""
     from_s = 10.0 if headers else 60.0
     used, refused = (0.97, 0.005) if headers else (0.92, 0.02)
     return Experiment(
@@ -102,8 +106,9 @@ def _unknown(rpm: float, *, headers: bool, burst_s: float) -> Experiment:
     )
 
 
-def _changed(rpm: float, *, headers: bool, burst_s: float) -> Experiment:
-    halved_s, doubled_s, end_s = 180.0, 420.0, 660.0
+def changed(rpm: float, *, headers: bool, burst_s: float, each_s: float = 240.0) -> Experiment:
+    """The limit is halved, and then doubled, after ``each_s`` seconds."""
+    halved_s, doubled_s, end_s = each_s, 2 * each_s, 3 * each_s
     tolerance = 0.05 if headers else 0.08
 
     def measure(case: Case) -> Figures:
@@ -148,7 +153,9 @@ def peak_of(case: Case) -> tuple[float, float]:
     return peak, min(window for work, window in reached if work >= 0.99 * peak)
 
 
-def _queueing(slots: int, slowdown: float = 0.0) -> Experiment:
+def queueing(slots: int, slowdown: float = 0.0) -> Experiment:
+    """A server that never says 429: the more than its slots only wait there."""
+
     def measure(case: Case) -> Figures:
         peak, window = peak_of(case)
         diary = run(case)
@@ -196,7 +203,8 @@ def _interrupted(name: str, case: Case, span: Span) -> Experiment:
 _TEN_MINUTES = Span(60.0, 660.0)
 
 
-def _outages(rpm: float, *, told: bool) -> list[Experiment]:
+def outages(rpm: float, *, told: bool) -> list[Experiment]:
+    """Nobody is there for ten minutes, and everybody gets 429 for ten minutes."""
     how = "known" if told else "from headers"
     case = Case(840.0, rpm=rpm, told=told, headers=not told)
     return [
@@ -207,29 +215,29 @@ def _outages(rpm: float, *, told: bool) -> list[Experiment]:
 
 CASES: Sequence[Experiment] = (
     *(
-        _known(rpm, duration_s, burst_s)
+        known(rpm, duration_s, burst_s)
         for rpm, duration_s in ((60.0, 1210.0), (600.0, 310.0), (6000.0, 190.0), (60_000.0, 80.0))
         for burst_s in (60.0, small_burst_s(rpm))
     ),
-    _tokens(200_000.0, told=True, headers=False),
-    _tokens(2_000_000.0, told=True, headers=False),
-    _tokens(2_000_000.0, told=True, headers=False, burst_s=10.0),
-    _tokens(2_000_000.0, told=False, headers=True),
+    tokens(200_000.0, told=True),
+    tokens(2_000_000.0, told=True),
+    tokens(2_000_000.0, told=True, burst_s=10.0),
+    tokens(2_000_000.0, told=False, headers=True),
     *(
-        _unknown(rpm, headers=headers, burst_s=burst_s)
-        for headers in (True, False)
+        unknown(rpm, duration_s, headers=headers, burst_s=burst_s)
+        for headers, duration_s in ((True, 300.0), (False, 600.0))
         for rpm in (600.0, 6000.0)
         for burst_s in (60.0, 1.0)
     ),
-    *(_changed(rpm, headers=headers, burst_s=1.0) for headers in (True, False) for rpm in (600.0, 6000.0)),
-    _changed(6000.0, headers=True, burst_s=60.0),
-    _queueing(32),
-    _queueing(64),
-    _queueing(256),
-    _queueing(64, slowdown=1.0),
-    *_outages(600.0, told=True),
-    *_outages(6000.0, told=True),
-    *_outages(6000.0, told=False),
+    *(changed(rpm, headers=headers, burst_s=1.0) for headers in (True, False) for rpm in (600.0, 6000.0)),
+    changed(6000.0, headers=True, burst_s=60.0),
+    queueing(32),
+    queueing(64),
+    queueing(256),
+    queueing(64, slowdown=1.0),
+    *outages(600.0, told=True),
+    *outages(6000.0, told=True),
+    *outages(6000.0, told=False),
 )
 
 
