@@ -11,6 +11,7 @@ from typing import Any, Literal
 from llmbatch.errors import OptionsError
 
 STDIO = "-"
+_LIMIT_GROUP = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FAILURES = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(%)?", re.ASCII)
 ResultsFormat = Literal["jsonl", "openai-batch", "csv", "parquet"]
 _RESULTS_BY_SUFFIX: dict[str, ResultsFormat] = {".csv": "csv", ".parquet": "parquet"}
@@ -166,6 +167,8 @@ class RunOptions:
         _positive("--input-tpm", self.input_tpm)
         _positive("--output-tpm", self.output_tpm)
         _positive("--rpd", self.rpd)
+        if self.limit_group is not None:
+            check_limit_group(self.limit_group)
         _positive("--tenant-rpm", self.tenant_rpm)
         _positive("--tenant-concurrency", self.tenant_concurrency)
         _positive("--hedge", self.hedge if self.hedge != "p95" else None)
@@ -233,6 +236,14 @@ class RunOptions:
     def keeps_input(self) -> bool:
         """Whether each result holds its row."""
         return self.include_input or self.is_table
+
+
+def check_limit_group(name: str) -> None:
+    """Raise OptionsError unless ``name`` can be part of the name of a file."""
+    if _LIMIT_GROUP.fullmatch(name) is None:
+        raise OptionsError(
+            f"--limit-group {name[:80]!r}: give at most 64 letters, digits, dots, hyphens or underscores"
+        )
 
 
 def output_path(input_path: str, output: str | None, format: ResultsFormat | None = None) -> str:
