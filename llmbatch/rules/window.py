@@ -44,6 +44,8 @@ ABOVE_KNEE = 1.06
 # Epochs without a step, once neither up nor down is better; fewer at first.
 REST_EPOCHS = 8
 CUT = 0.7
+# With each answer the window comes by so many nearer to the size that was found for it.
+GROWTH = 2
 
 
 class FixedWindow:
@@ -154,7 +156,7 @@ class AutoWindow:
         self._quick = _LatencyLine()  # of the present epoch, for as long as nothing queues
         start = DEFAULT_CONCURRENCY if per_s is None else max(DEFAULT_CONCURRENCY, _little(per_s, ASSUMED_LATENCY_S))
         self._found = min(start, self.ceiling)
-        self.size = self._found
+        self.size = self._found  # grows with answers to what was found since
         self._doubling = True
         self._recovering = False
         self._best: list[_Measured] = []
@@ -191,7 +193,7 @@ class AutoWindow:
         if self._doubling:
             self._quick.add(output_tokens or 0, latency_s)
         self._measure(now_s, output_tokens, in_flight)
-        self._fit()
+        self._fit(GROWTH)
 
     def refused(self, now_s: float, sent_s: float, in_flight: int) -> None:
         """The server was overloaded (503, 529): fewer, once for all that were in flight together."""
@@ -203,9 +205,10 @@ class AutoWindow:
         self._epoch = None
         self._fit()
 
-    def _fit(self) -> None:
+    def _fit(self, growth: int = 0) -> None:
+        """Smaller at once, larger by a few with each answer: what is sent together is refused together."""
         bound = self.ceiling if self._per_s is None else _little(self._per_s, self.average_s)
-        self.size = max(1, min(self.ceiling, self._found, bound))
+        self.size = max(1, min(self.ceiling, self._found, bound, self.size + growth))
 
     def _measure(self, now_s: float, output_tokens: int | None, in_flight: int) -> None:
         epoch = self._epoch
