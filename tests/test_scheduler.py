@@ -42,7 +42,9 @@ class Batches:
         for _ in range(min(self.left, self.at_once)):
             self.number += 1
             self.left -= 1
-            self.ready.append(Job(self.number, None, f"fp{self.number}", Request("m", params={"name": str(self.number)})))
+            self.ready.append(
+                Job(self.number, None, f"fp{self.number}", Request("m", params={"name": str(self.number)}))
+            )
         self.refilling -= 1
         return bool(self.ready)
 
