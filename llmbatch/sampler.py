@@ -13,7 +13,7 @@ from llmbatch.events import Binding
 from llmbatch.machine import ThreadTime
 from llmbatch.rules.bottleneck import Moment, Shares, binding
 
-# A look takes some 20 microseconds.
+# Ten looks a second cost less than a thousandth of a core.
 TICK_S = 0.1
 # What is shown is what held most of so many seconds: each look alone would flicker.
 SHOWN_S = 2.0

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-import llmbatch as package
 from llmbatch.files.journal import Journal
+from llmbatch.options import RunOptions
+from llmbatch.runner import Run
+from llmbatch.sampler import TICK_S
 from llmbatch.summary import Summary
 
 from .processes import Done, Llmbatch, StartSim, prompts, until, write_rows
@@ -104,10 +106,19 @@ def test_rows_that_rest_before_another_try(case: Case) -> None:
     assert summary["retries"] == 3 and most_of(summary) == "retries"
 
 
-@pytest.mark.parametrize(("hook", "name"), [("waits", "hooks"), ("computes", "cpu"), ("sleeps", "cpu")])
-def test_hooks_that_wait_and_hooks_that_hold_up_the_loop(case: Case, hook: str, name: str) -> None:
-    rows = {"waits": 24, "computes": 150, "sleeps": 20}[hook]
-    assert most_of(case(rows, "-c", "4", "--before", f"hooks:{hook}")) == name
+@pytest.mark.parametrize(
+    ("flag", "hook", "rows", "name"),
+    [
+        ("--before", "waits", 24, "hooks"),
+        ("--after", "waits", 24, "hooks"),
+        ("--before", "computes", 150, "cpu"),
+        ("--before", "sleeps", 20, "cpu"),
+    ],
+)
+def test_hooks_that_wait_and_hooks_that_hold_up_the_loop(
+    case: Case, flag: str, hook: str, rows: int, name: str
+) -> None:
+    assert most_of(case(rows, "-c", "4", flag, f"hooks:{hook}")) == name
 
 
 def test_a_server_without_latency_leaves_it_to_the_cpu(case: Case) -> None:
@@ -120,9 +131,10 @@ def test_a_slow_pipe(case: Case) -> None:
         *("run", "-", "-m", "m", "--base-url", server.base_url, "--summary-json", "sum.json", "-o", "out.jsonl")
     )
     assert running.process.stdin is not None
-    for prompt in prompts(20):
+    for number, prompt in enumerate(prompts(25), 1):
         running.process.stdin.write(json.dumps(prompt).encode() + b"\n")
         running.process.stdin.flush()
+        until(lambda number=number: server.ledger()["received"] >= number, "its request")
         time.sleep(0.1)
     assert most_of(case.said(running.end())) == "input"
 
@@ -146,9 +158,10 @@ def test_a_reader_of_standard_output_who_is_slow(case: Case) -> None:
 # In this process
 
 
-def run_here(directory: Path, base_url: str, rows: int, **settings: Any) -> Summary:
-    source = write_rows(directory / "in.jsonl", prompts(rows))
-    return package.run(str(source), output=str(directory / "out.jsonl"), model="m", base_url=base_url, **settings)
+def run_here(directory: Path, base_url: str, rows: int) -> tuple[Run, Summary]:
+    source = str(write_rows(directory / "in.jsonl", prompts(rows)))
+    run = Run(RunOptions(source, str(directory / "out.jsonl"), model="m", base_url=base_url, concurrency=4))
+    return run, asyncio.run(run.execute())
 
 
 def test_a_slow_disk(tmp_path: Path, sim: StartSim, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,15 +172,16 @@ def test_a_slow_disk(tmp_path: Path, sim: StartSim, monkeypatch: pytest.MonkeyPa
         return await write(self, batch)
 
     monkeypatch.setattr(Journal, "_write", slowly)
-    summary = run_here(tmp_path, sim("--latency", "0.01").base_url, 60, concurrency=4)
+    _, summary = run_here(tmp_path, sim("--latency", "0.01").base_url, 60)
     assert summary.binding_shares is not None and summary.binding_shares["disk"] > 0.6
 
 
 def test_shares_are_of_the_whole_run(tmp_path: Path, sim: StartSim) -> None:
     """From the first word to the last: reading, sending, and putting the results in order."""
-    summary = run_here(tmp_path, sim("--latency", "0.1").base_url, 40, concurrency=4)
+    run, summary = run_here(tmp_path, sim("--latency", "0.1").base_url, 40)
     assert summary.binding_shares is not None
     assert sum(summary.binding_shares.values()) == pytest.approx(1.0)
+    assert run._sampler.shares.total_s == pytest.approx(summary.seconds, abs=TICK_S)
 
 
 def test_the_bar_and_the_progress_lines_get_it_while_it_runs(case: Case) -> None:
