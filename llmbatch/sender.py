@@ -17,6 +17,7 @@ from urllib.request import getproxies_environment
 from llmbatch.calls.connect import tls_context
 from llmbatch.calls.deadlines import Watch
 from llmbatch.calls.lane import Account
+from llmbatch.calls.limit import Limiter
 from llmbatch.calls.stack import Stack, build
 from llmbatch.calls.wire import Session, Wire, open_session
 from llmbatch.endpoints import endpoints_of
@@ -39,7 +40,7 @@ from llmbatch.options import RunOptions
 from llmbatch.prices import Prices
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
-from llmbatch.rules.bottleneck import Moment, WindowKind
+from llmbatch.rules.bottleneck import Moment, WindowKind, window_kind
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.limits import in_words
 from llmbatch.rules.pace import KINDS, MINUTE_S, Kind, Meters, pace_for
@@ -118,10 +119,10 @@ class Sender:
         """Where rows wait now, as far as the sender knows: it does not see the output, nor who prepares a row."""
         if self._stack is None:
             return Moment()
-        scheduler = self._scheduler
+        scheduler, limiter = self._scheduler, self._stack.limiter
         return replace(
-            self._stack.limiter.waiting(),
-            window=self._window_kind(),
+            limiter.waiting(),
+            window=self._window_kind(limiter),
             loading=scheduler.preparing,
             resting=scheduler.resting,
             waits_for_input=scheduler.reading,
@@ -136,15 +137,15 @@ class Sender:
         now_s = asyncio.get_running_loop().time()
         return {kind: limit for kind in KINDS if (limit := lanes[0].limit(kind, now_s)) is not None}
 
-    def _window_kind(self) -> WindowKind:
-        assert self._stack is not None and self._stack.limiter.most is not None, "asked of a run under way"
-        limiter, most, options = self._stack.limiter, self._stack.limiter.most, self._options
-        lane = max(limiter.lanes, key=lambda one: one.in_flight, default=None)
-        if limiter.in_flight >= most or (lane is not None and lane.window.size >= most):
-            if most >= self._ceiling:
-                return "descriptors"
-            return "fixed" if options.concurrency is not None else "max_concurrency"
-        return "auto" if lane is None or lane.window.grows else "server"
+    def _window_kind(self, limiter: Limiter) -> WindowKind:
+        busiest = max(limiter.lanes, key=lambda lane: lane.in_flight, default=None)
+        return window_kind(
+            concurrency=self._options.concurrency,
+            max_concurrency=self._options.max_concurrency,
+            descriptors=self._ceiling,
+            size=max(limiter.in_flight, 0 if busiest is None else busiest.window.size),
+            grows=busiest is None or busiest.window.grows,
+        )
 
     async def send(self, feed: Feed, finish: Finish) -> None:
         """Until the feed is at its end and every job was handed to ``finish``, or until stopped and drained."""

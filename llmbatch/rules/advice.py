@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llmbatch.rules.bottleneck import Shares, WindowKind
+from llmbatch.rules.window import HEADROOM
 
 # Of a shorter run the start and the end are too large a part.
 SHORT_S = 5.0
@@ -14,8 +15,6 @@ SHORT_S = 5.0
 MOST = 0.5
 # So much longer than the median an answer is a straggler.
 STRAGGLER = 3.0
-# As in rules/window.py: latency varies, and a window of rate x mean would bind half the time.
-HEADROOM = 1.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,23 @@ def _where_most_are(moment: Moment, in_flight: Binding) -> Binding:
     return max(places, key=lambda place: place[0])[1]
 
 
+def window_kind(
+    *, concurrency: int | None, max_concurrency: int | None, descriptors: int, size: int, grows: bool
+) -> WindowKind:
+    """What keeps a window of ``size`` from being larger.
+
+    The first two are the user's numbers, ``descriptors`` how many connections this machine allows; ``grows`` is False
+    once the window has met the throughput that more in flight does not raise.
+    """
+    if size >= descriptors:
+        return "descriptors"
+    if concurrency is not None:
+        return "fixed"
+    if max_concurrency is not None and size >= max_concurrency:
+        return "max_concurrency"
+    return "auto" if grows else "server"
+
+
 class Shares:
     """Seconds by what bound in them. Owned by one sampler."""
 

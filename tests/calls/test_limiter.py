@@ -334,6 +334,22 @@ def test_it_says_what_the_first_in_the_queue_waits_for(virtually: Virtually) -> 
     virtually(main())
 
 
+def test_a_lane_knows_its_lowest_limit_and_whose_it_is(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(), rpm=600)
+        await bench.one("a")
+        assert bench.lane.limit("requests", bench.now()) == (600.0, True)
+        assert bench.lane.limit("tokens", bench.now()) is None
+        bench.lane.learnt.put("tokens", Pace(9000.0))
+        bench.lane.learnt.put("requests", Pace(900.0))
+        assert bench.lane.limit("requests", bench.now()) == (600.0, True)
+        assert bench.lane.limit("tokens", bench.now()) == (9000.0, False)
+        bench.lane.learnt.put("requests", Pace(60.0))
+        assert bench.lane.limit("requests", bench.now()) == (60.0, False)
+
+    virtually(main())
+
+
 def test_rows_that_wait_for_the_ramp_wait_for_the_gate(virtually: Virtually) -> None:
     async def main() -> None:
         bench = Bench(limited_until(0.5, retry_after_s=2.0), window=8)

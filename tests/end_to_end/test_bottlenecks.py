@@ -93,8 +93,9 @@ def test_as_many_rows_as_places(case: Case) -> None:
 
 
 def test_a_pause_of_the_provider(case: Case) -> None:
+    """It refuses everybody; a single refusal would be a matter of the rate."""
     script = case.llmbatch.directory / "script.jsonl"
-    script.write_text('{"n": 5, "fault": "429"}\n')
+    script.write_text("".join(f'{{"n": {n}, "fault": "429"}}\n' for n in (1, 2, 3, 4)))
     summary = case(40, "-c", "4", sim=("--latency", "0.02", "--script", str(script), "--retry-after", "2"))
     assert most_of(summary) == "provider"
 

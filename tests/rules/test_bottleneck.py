@@ -4,7 +4,7 @@ from typing import get_args
 import pytest
 
 from llmbatch.events import Binding
-from llmbatch.rules.bottleneck import Moment, Shares, WaitsFor, binding
+from llmbatch.rules.bottleneck import Moment, Shares, WaitsFor, WindowKind, binding, window_kind
 
 # Ten places, all of them on the way to the server, and more rows to come.
 FULL = Moment(in_flight=10, allowed=10)
@@ -96,6 +96,32 @@ def test_binding(moment: Moment, binds: Binding) -> None:
 @pytest.mark.parametrize("waits_for", [None, *get_args(WaitsFor)])
 def test_every_wait_binds_something(waits_for: WaitsFor | None) -> None:
     assert binding(replace(FULL, waits_for=waits_for)) in set(get_args(Binding)) - {"idle"}
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "max_concurrency", "size", "grows", "kind"),
+    [
+        (10, None, 10, False, "fixed"),
+        (10, 5, 10, False, "fixed"),
+        (5000, None, 960, False, "descriptors"),
+        (960, None, 960, False, "descriptors"),
+        (None, None, 960, False, "descriptors"),
+        (None, 2000, 960, False, "descriptors"),
+        (None, 100, 100, False, "max_concurrency"),
+        (None, 100, 101, True, "max_concurrency"),  # in flight since before it shrank
+        (None, 100, 99, True, "auto"),
+        (None, 100, 64, False, "server"),
+        (None, None, 16, True, "auto"),
+        (None, None, 16, False, "server"),
+    ],
+)
+def test_window_kind(
+    concurrency: int | None, max_concurrency: int | None, size: int, grows: bool, kind: WindowKind
+) -> None:
+    found = window_kind(
+        concurrency=concurrency, max_concurrency=max_concurrency, descriptors=960, size=size, grows=grows
+    )
+    assert found == kind
 
 
 def test_shares_are_of_the_whole_time_the_largest_first() -> None:
