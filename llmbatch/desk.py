@@ -65,8 +65,9 @@ class Desk:
 
     ``answered`` counts the rows that came to an end, ``unwritten`` those of them whose line is not in the journal
     (yet), ``unwritten_refusals`` the same of rows that can not be sent, ``unwritten_parts`` of answers whose row is not
-    complete. ``after`` is the hook that works on good results. ``disk_error`` is what made the output fail, if it
-    did. ``in_flight_changed`` is called when ``unwritten`` was changed.
+    complete. ``waits_for_output``: it is so far behind that no further row is read. ``after`` is the hook that works on
+    good results. ``disk_error`` is what made the output fail, if it did. ``in_flight_changed`` is called when
+    ``unwritten`` was changed.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Desk:
         self.unwritten_parts = 0
         self.unwritten_refusals = 0
         self.disk_error: StorageError | None = None
+        self.waits_for_output = False
         self._stop = stop
         self._tell = tell
         self._include_input = include_input
@@ -93,6 +95,11 @@ class Desk:
         self._mistake: BaseException | None = None
         self._output: Output
         self._feed: RowFeed
+
+    @property
+    def in_hooks(self) -> int:
+        """Good results that ``after`` works on, or that wait to be written after it."""
+        return len(self._working)
 
     def open(self, output: Output, feed: RowFeed) -> None:
         """Before the first row."""
@@ -175,7 +182,11 @@ class Desk:
 
     async def room(self) -> None:
         """Wait while the output is far behind, or the hooks are: rows whose answers are all kept come without end."""
-        await self._output.room()
+        self.waits_for_output = True
+        try:
+            await self._output.room()
+        finally:
+            self.waits_for_output = False
         while len(self._working) >= MOST_WORKING:
             await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
 

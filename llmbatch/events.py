@@ -136,12 +136,37 @@ Event = (
 Listener = Callable[[Event], None]
 
 
-Binding = Literal["requests", "tokens", "concurrency", "gate", "input", "idle"]
+Binding = Literal[
+    "requests",
+    "day",
+    "tokens",
+    "input_tokens",
+    "output_tokens",
+    "concurrency",
+    "server",
+    "retries",
+    "provider",
+    "input",
+    "disk",
+    "hooks",
+    "cpu",
+    "tenant",
+    "paused",
+    "tail",
+    "idle",
+]
+"""What holds up a run (rules/bottleneck.py).
+
+The limits of requests and tokens per minute (``day``: of requests per day), the window, or the server that answers no
+faster with a larger one; rows that rest before another try; a pause that the provider asks for; rows that are not read
+yet, or not written; the user's functions; this machine's CPU; the limits of tenants; a pause of the user's. ``tail``:
+nothing is left to send, and the last answers are waited for. ``idle``: nothing is under way.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of the limiter at one moment, for the progress display."""
+    """The state of a run at one moment, for the progress display; ``binding`` is what held it up lately."""
 
     in_flight: int
     allowed: int

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 # Files, pipes, the loop's own, and those of whoever runs us as a library.
 SPARE_DESCRIPTORS = 64
@@ -48,6 +51,30 @@ def keep_memory_private() -> None:
 def awake_and_asleep_s() -> float:
     """A monotonic clock that goes on while the machine is suspended, where there is one (Linux, clock_gettime(2))."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class ThreadTime:
+    """Seconds in which the thread that made this ran, or was ready to run and waited for a core; ask it there.
+
+    The waiting counts on Linux only: the second number of schedstat, in nanoseconds
+    (https://docs.kernel.org/scheduler/sched-stats.html).
+    """
+
+    def __init__(self) -> None:
+        self._waited_ns: Callable[[], int] = lambda: 0
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, fd)
+            waited_ns = partial(_waited_ns, fd)
+            waited_ns()
+            self._waited_ns = waited_ns
+
+    def __call__(self) -> float:
+        return time.thread_time() + self._waited_ns() / 1e9
+
+
+def _waited_ns(fd: int) -> int:
+    return int(os.pread(fd, 64, 0).split()[1])
 
 
 def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

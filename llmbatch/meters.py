@@ -16,11 +16,12 @@ _BUCKETS = 430
 class Histogram:
     """Durations in logarithmic buckets. Percentiles are within 2.5 % of the true ones, the maximum is exact."""
 
-    __slots__ = ("_counts", "count", "max_s", "min_s")
+    __slots__ = ("_counts", "count", "max_s", "min_s", "total_s")
 
     def __init__(self) -> None:
         self._counts = [0] * _BUCKETS
         self.count = 0
+        self.total_s = 0.0
         self.max_s = 0.0
         self.min_s = math.inf
 
@@ -28,10 +29,16 @@ class Histogram:
         index = int(math.log(seconds) * _SCALE + _OFFSET) if seconds > _SHORTEST_S else 0
         self._counts[index if index < _BUCKETS else -1] += 1
         self.count += 1
+        self.total_s += seconds
         if seconds > self.max_s:
             self.max_s = seconds
         if seconds < self.min_s:
             self.min_s = seconds
+
+    @property
+    def mean_s(self) -> float | None:
+        """The exact mean; None if there is no duration."""
+        return self.total_s / self.count if self.count else None
 
     def percentile(self, percent: float) -> float:
         """Seconds that ``percent`` of the durations do not exceed (nearest rank); at least one must be there."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -28,6 +29,9 @@ from llmbatch.output import Output
 from llmbatch.plan import Planned, plan, refuse_changes
 from llmbatch.prepare import Images, Preparation, builder_of, hooks_of
 from llmbatch.records import Stopped
+from llmbatch.rules.advice import Facts, advice
+from llmbatch.rules.bottleneck import Moment
+from llmbatch.sampler import Sampler
 from llmbatch.sender import PROVIDER_STOPPED, Sender
 from llmbatch.stopping import Stop
 from llmbatch.summary import Snapshot, Summary
@@ -68,6 +72,8 @@ class Run:
         )
         self._output: Output
         self._sender: Sender
+        self._sampler = Sampler(self._moment)
+        self._ending = False
 
     @property
     def model(self) -> str | None:
@@ -81,7 +87,7 @@ class Run:
 
     def snapshot(self) -> Snapshot:
         """The numbers of this moment, once ``started``."""
-        return self.tally.snapshot(self._sender.status())
+        return self.tally.snapshot(self._sender.status(self._sampler.binding))
 
     async def execute(self, command: str | None = None) -> Summary:
         """Run until every row has its line, or until stopped. ``command`` is what the user may type to go on.
@@ -99,6 +105,7 @@ class Run:
                 return self._already_complete(planned, command)
             await self._output.begin(manifest(self.options, self._target))
             self._tell_start(source, planned)
+            await stack.enter_async_context(self._sampler)
             reading = self._reading(source, self._output.recovered)
             self._stop.when_requested(reading.interrupt)
             self._stop.when_abandoned(self._output.abandon)
@@ -300,6 +307,18 @@ class Run:
         """What a kill would cost now: answers on their way, and tries in vain of rows that have no line yet."""
         return self._sender.in_flight + self._desk.unwritten + self._desk.unwritten_parts + self._in_vain
 
+    def _moment(self) -> Moment:
+        """Where rows wait now."""
+        moment, desk = self._sender.moment(), self._desk
+        preparing = moment.loading if self.options.before is not None else 0
+        return replace(
+            moment,
+            loading=moment.loading - preparing,
+            in_hooks=preparing + desk.in_hooks,
+            writing=desk.unwritten + desk.unwritten_parts,
+            waits_for_output=self._ending or desk.waits_for_output,
+        )
+
     # Ending
 
     async def _save_what_came(self) -> None:
@@ -309,6 +328,7 @@ class Run:
             await self._output.close()
 
     async def _end(self, reading: Reading, pending: int, command: str | None) -> Summary:
+        self._ending = True
         try:
             await self._output.close()
         except StorageError as error:
@@ -320,6 +340,7 @@ class Run:
         if complete:
             await self._output.complete(reading.rows, self.tally.failed)
         code = self._exit_code(complete, reading)
+        self._sampler.look()
         self._tell(RunEnded(code))
         summary = self.tally.summary(
             rows=reading.rows,
@@ -330,11 +351,32 @@ class Run:
             output=STDIO if self._to_stdout else self._output.name if complete else self._output.unfinished_name,
             lines=self._output.lines_name if complete else self._output.unfinished_name,
             next_command=command if code else None,
+            binding_shares=self._sampler.shares.by_share(),
             hooks={} if self._hooks is None else self._hooks.spent,
         )
         if not summary.adds_up and self._desk.disk_error is None:
             raise InternalError(f"the counts do not add up: {summary.to_json()}; please report this")
-        return summary
+        return replace(summary, advice=advice(self._sampler.shares, self._facts(summary)))
+
+    def _facts(self, summary: Summary) -> Facts:
+        latency, moment, limits = summary.latency_s, self._sender.moment(), self._sender.limits()
+        longest = max(summary.hooks.items(), key=lambda hook: hook[1].seconds, default=None)
+        return Facts(
+            allowed=moment.allowed,
+            window=moment.window,
+            rpm=None if "requests" not in limits else limits["requests"][0],
+            given=frozenset(kind for kind, (_, given) in limits.items() if given),
+            mean_latency_s=self.tally.mean_latency_s,
+            median_latency_s=None if latency is None else latency.p50,
+            longest_latency_s=None if latency is None else latency.max,
+            rate_limited=summary.rate_limited,
+            retries=summary.retries,
+            hedged=self.options.hedge is not None,
+            to_stdout=self._to_stdout,
+            hook=None
+            if longest is None or not longest[1].calls
+            else (longest[0], longest[1].seconds / longest[1].calls),
+        )
 
     @property
     def _failed_as_a_whole(self) -> bool:

@@ -92,7 +92,10 @@ that rows under way and rows not yet written are together never more than the ca
 
 
 class Scheduler:
-    """Runs the crew. ``capacity`` says how many rows may be under way now; ``finish`` must not wait."""
+    """Runs the crew. ``capacity`` says how many rows may be under way now; ``finish`` must not wait.
+
+    ``preparing`` rows wait for their request to be made.
+    """
 
     def __init__(
         self,
@@ -105,6 +108,7 @@ class Scheduler:
         self._capacity: Callable[[], int]
         self._refilling = asyncio.Lock()
         self._reader: asyncio.Task[Any] | None = None
+        self.preparing = 0
         self._workers: set[asyncio.Task[None]] = set()
         self._resters: set[asyncio.Future[None]] = set()
         self._ripe: deque[asyncio.Future[None]] = deque()
@@ -117,6 +121,16 @@ class Scheduler:
     def resting(self) -> int:
         """Rows that wait for their next try."""
         return len(self._resters)
+
+    @property
+    def reading(self) -> bool:
+        """Whether it waits for further rows."""
+        return self._reader is not None
+
+    @property
+    def taking(self) -> bool:
+        """Whether further rows will be taken."""
+        return not self._done
 
     async def run(self, call: Call, capacity: Callable[[], int]) -> None:
         """Until the feed is at its end, or until stopped and drained.
@@ -242,7 +256,7 @@ class Scheduler:
         trace = Trace(failed_before=job.failed_before)
         try:
             if job.prepare is not None:
-                job = replace(job, request=await job.prepare())
+                job = replace(job, request=await self._prepared(job.prepare))
             outcome: Outcome = await self._call(job.request, trace)
         except CallFailed as failed:
             outcome = failed.failure
@@ -255,6 +269,13 @@ class Scheduler:
             await written
         if self._room() > 0:
             self._top_up()
+
+    async def _prepared(self, prepare: Callable[[], Awaitable[Request]]) -> Request:
+        self.preparing += 1
+        try:
+            return await prepare()
+        finally:
+            self.preparing -= 1
 
 
 def _this_task() -> asyncio.Task[Any]:

@@ -17,12 +17,14 @@ from urllib.request import getproxies_environment
 from llmbatch.calls.connect import tls_context
 from llmbatch.calls.deadlines import Watch
 from llmbatch.calls.lane import Account
+from llmbatch.calls.limit import Limiter
 from llmbatch.calls.stack import Stack, build
 from llmbatch.calls.wire import Session, Wire, open_session
 from llmbatch.endpoints import endpoints_of
 from llmbatch.errors import OptionsError
 from llmbatch.events import (
     AttemptFailed,
+    Binding,
     DayUsedUp,
     Draining,
     Event,
@@ -38,9 +40,10 @@ from llmbatch.options import RunOptions
 from llmbatch.prices import Prices
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
+from llmbatch.rules.bottleneck import Moment, WindowKind, window_kind
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.limits import in_words
-from llmbatch.rules.pace import MINUTE_S, Kind, Meters, pace_for
+from llmbatch.rules.pace import KINDS, MINUTE_S, Kind, Meters, pace_for
 from llmbatch.rules.reasons import RowError
 from llmbatch.rules.redact import Redactor
 from llmbatch.rules.window import window_for
@@ -100,6 +103,7 @@ class Sender:
         self.stopped_because: str | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._scheduler: Scheduler
+        self._ceiling: int
         self._finish: Finish
 
     @property
@@ -107,9 +111,41 @@ class Sender:
         """Requests that were let go and whose answer is not here."""
         return 0 if self._stack is None else self._stack.limiter.in_flight
 
-    def status(self) -> Status:
-        """The limiter at this moment."""
-        return _NOT_STARTED if self._stack is None else self._stack.limiter.status(self._scheduler.resting)
+    def status(self, binding: Binding) -> Status:
+        """The limiter at this moment; ``binding`` is what holds up the run."""
+        return _NOT_STARTED if self._stack is None else self._stack.limiter.status(self._scheduler.resting, binding)
+
+    def moment(self) -> Moment:
+        """Where rows wait now, as far as the sender knows: it does not see the output, nor who prepares a row."""
+        if self._stack is None:
+            return Moment()
+        scheduler, limiter = self._scheduler, self._stack.limiter
+        return replace(
+            limiter.waiting(),
+            window=self._window_kind(limiter),
+            loading=scheduler.preparing,
+            resting=scheduler.resting,
+            waits_for_input=scheduler.reading,
+            exhausted=not scheduler.taking,
+        )
+
+    def limits(self) -> dict[Kind, tuple[float, bool]]:
+        """What requests are paced by, per minute, and whether it is the user's own; of several lanes nothing."""
+        lanes = [] if self._stack is None else list(self._stack.limiter.lanes)
+        if len(lanes) != 1:
+            return {}
+        now_s = asyncio.get_running_loop().time()
+        return {kind: limit for kind in KINDS if (limit := lanes[0].limit(kind, now_s)) is not None}
+
+    def _window_kind(self, limiter: Limiter) -> WindowKind:
+        busiest = max(limiter.lanes, key=lambda lane: lane.in_flight, default=None)
+        return window_kind(
+            concurrency=self._options.concurrency,
+            max_concurrency=self._options.max_concurrency,
+            descriptors=self._ceiling,
+            size=max(limiter.in_flight, 0 if busiest is None else busiest.window.size),
+            grows=busiest is None or busiest.window.grows,
+        )
 
     async def send(self, feed: Feed, finish: Finish) -> None:
         """Until the feed is at its end and every job was handed to ``finish``, or until stopped and drained."""
@@ -172,6 +208,7 @@ class Sender:
 
     def _layers(self, accounts: Sequence[Account]) -> Stack:
         options, ceiling = self._options, raise_descriptors()
+        self._ceiling = ceiling
         if options.concurrency is not None and options.concurrency > ceiling:
             self._listen(
                 Notice(

@@ -131,7 +131,8 @@ class Summary:
     ends too early (a cut gzip, a file that shrank): rows are missing. ``output`` is where the results now are,
     ``lines`` the JSONL of them.
     ``hooks`` is what the user's own functions took, by "before" and "after".
-    ``binding_shares`` are the shares of time, 0 to 1, that each bottleneck held.
+    ``binding_shares`` are the shares of time, 0 to 1, that each bottleneck held (``events.Binding``); ``advice`` is one
+    sentence that follows from them, if one does.
     """
 
     rows: int
@@ -163,6 +164,7 @@ class Summary:
     errors: tuple[ErrorCount, ...] = ()
     finish_reasons: Mapping[str, int] = field(default_factory=dict)
     binding_shares: Mapping[str, float] | None = None
+    advice: str | None = None
     output: str | None = None
     lines: str | None = None
     next_command: str | None = None
@@ -191,7 +193,8 @@ class Summary:
             "answers_without_price": self.answers_without_price,
             "errors": [asdict(error) for error in self.errors],
             "finish_reasons": dict(self.finish_reasons),
-            "binding_shares": None if self.binding_shares is None else dict(self.binding_shares),
+            "binding_shares": _shares(self.binding_shares),
+            "advice": self.advice,
             "output": self.output,
             "next_command": self.next_command,
             "notices": list(self.notices),
@@ -221,6 +224,10 @@ _COUNTS = (
 
 def _percentiles(values: Percentiles | None) -> dict[str, float] | None:
     return None if values is None else {name: round(value, 4) for name, value in asdict(values).items()}
+
+
+def _shares(shares: Mapping[str, float] | None) -> dict[str, float] | None:
+    return None if shares is None else {name: round(share, 4) for name, share in shares.items()}
 
 
 def _bounds(name: str, bound: Exposure) -> dict[str, float | None]:

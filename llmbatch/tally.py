@@ -158,6 +158,11 @@ class Tally:
         return self._answers + self._failed_attempts
 
     @property
+    def mean_latency_s(self) -> float | None:
+        """Of the good answers; None if there is none."""
+        return self._latency.mean_s
+
+    @property
     def tokens(self) -> Tokens:
         return Tokens(
             self._input_tokens, self._output_tokens, self._cached_tokens, self._reasoning_tokens, self._without_usage

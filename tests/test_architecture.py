@@ -30,6 +30,7 @@ LEVEL = {
     "files": 3,
     "hooks": 3,
     "calls": 4,
+    "sampler": 4,
     "scheduler": 4,
     "manifest": 4,
     "identity": 4,

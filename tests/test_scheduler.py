@@ -42,7 +42,9 @@ class Batches:
         for _ in range(min(self.left, self.at_once)):
             self.number += 1
             self.left -= 1
-            self.ready.append(Job(self.number, None, f"fp{self.number}", Request("m", params={"name": str(self.number)})))
+            self.ready.append(
+                Job(self.number, None, f"fp{self.number}", Request("m", params={"name": str(self.number)}))
+            )
         self.refilling -= 1
         return bool(self.ready)
 
@@ -458,5 +460,66 @@ def test_rows_that_rest_when_the_input_ends_are_all_tried_again(virtually: Virtu
         bench = Bench(answer, Batches(40), 3)
         await bench.run()
         assert bench.good == 40 and bench.script.most_in_flight <= 3
+
+    virtually(main())
+
+
+# What it tells of itself
+
+
+def test_it_says_whether_it_waits_for_rows_and_whether_it_takes_any(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(latency_s=3.0), Batches(1, wait_s=2.0), window=4)
+        running = asyncio.create_task(bench.run())
+        told = []
+        for _ in range(3):
+            await asyncio.sleep(1.5)
+            told.append((bench.scheduler.reading, bench.scheduler.taking))
+        await running
+        assert told == [(True, True), (True, True), (False, False)]  # at 4.0 s the input was found to be at its end
+
+    virtually(main())
+
+
+def test_rows_whose_request_is_being_made_are_counted(virtually: Virtually) -> None:
+    class Prepared(Batches):
+        def take(self) -> Job | None:
+            job = super().take()
+            return None if job is None else replace(job, prepare=slowly)
+
+    async def slowly() -> Request:
+        await asyncio.sleep(2.0)
+        return Request("made")
+
+    async def main() -> None:
+        bench = Bench(always(), Prepared(3), window=3)
+        running = asyncio.create_task(bench.run())
+        await asyncio.sleep(1.0)
+        assert bench.scheduler.preparing == 3 and bench.script.in_flight == 0
+        await asyncio.sleep(1.5)
+        assert bench.scheduler.preparing == 0 and bench.script.in_flight == 3
+        bench.scheduler.abandon()
+        await asyncio.gather(running, return_exceptions=True)
+
+    virtually(main())
+
+
+def test_a_row_that_is_given_up_while_its_request_is_made_is_not_counted_any_more(virtually: Virtually) -> None:
+    async def never() -> Request:
+        await asyncio.sleep(1e6)
+        raise AssertionError
+
+    class Prepared(Batches):
+        def take(self) -> Job | None:
+            job = super().take()
+            return None if job is None else replace(job, prepare=never)
+
+    async def main() -> None:
+        bench = Bench(always(), Prepared(3), window=3)
+        running = asyncio.create_task(bench.run())
+        await asyncio.sleep(1.0)
+        bench.scheduler.abandon()
+        await asyncio.gather(running, return_exceptions=True)
+        assert bench.scheduler.preparing == 0
 
     virtually(main())

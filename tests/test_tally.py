@@ -139,6 +139,19 @@ def test_latencies_are_of_answers_only(tally: Tally) -> None:
     assert latency.max == 9.0
 
 
+def test_the_mean_latency_is_exact(tally: Tally) -> None:
+    assert tally.mean_latency_s is None
+    answers(tally, 3, latency_s=1.0)
+    answers(tally, 1, latency_s=9.0)
+    assert tally.mean_latency_s == 3.0
+
+
+def test_shares_of_time_are_rounded_for_programs(tally: Tally) -> None:
+    summary = tally.summary(rows=0, pending=0, exit_code=0, binding_shares={"requests": 2 / 3, "tail": 1 / 3})
+    assert summary.to_json()["binding_shares"] == {"requests": 0.6667, "tail": 0.3333}
+    assert tally.summary(rows=0, pending=0, exit_code=0).to_json()["binding_shares"] is None
+
+
 def test_no_answer_means_no_percentiles(tally: Tally) -> None:
     assert tally.summary(rows=0, pending=0, exit_code=0).latency_s is None
 
@@ -220,7 +233,7 @@ def test_names_of_the_json_summary_are_stable(tally: Tally) -> None:
         " output_tokens cached_input_tokens reasoning_tokens answers_without_usage cost_usd ambiguous_usd"
         " ambiguous_input_tokens ambiguous_output_tokens maybe_billed_twice_usd maybe_billed_twice_input_tokens"
         " maybe_billed_twice_output_tokens empty model_mismatch choices_mismatch answers_without_price errors"
-        " finish_reasons binding_shares output next_command notices hooks"
+        " finish_reasons binding_shares advice output next_command notices hooks"
     )
     assert list(names["latency_s"]) == ["p50", "p90", "p95", "p99", "max"]
 

@@ -102,6 +102,14 @@ class Lane:
         """How many may be in flight now."""
         return self.gate.allowed(self.window.size, self._old, now_s)
 
+    def limit(self, kind: Kind, now_s: float) -> tuple[float, bool] | None:
+        """The lowest limit per minute of this kind that is known, and whether it is the user's own."""
+        known = [(meter.per_minute, True) for name, meter in self.account.meters if name == kind]
+        known += [(meter.per_minute, False) for name, meter in self.learnt if name == kind]
+        if kind == "requests" and (found := self.finder.per_s(now_s)) is not None:
+            known.append((found * MINUTE_S, False))
+        return min(known, key=lambda limit: limit[0], default=None)
+
     def load(self, usual_s: float) -> float:
         """How long a request that goes there now may take, by what is under way and how long answers took."""
         return (self.in_flight + 1) * (usual_s if self.latency_s is None else self.latency_s)

@@ -18,6 +18,7 @@ from llmbatch.calls.deadlines import row_deadline
 from llmbatch.calls.lane import Account, Admission, Cause, Lane
 from llmbatch.events import AttemptFailed, Binding, DayUsedUp, GateClosed, Listener, Notice, Status
 from llmbatch.records import Attempt, CallFailed, Failure, Reply, Request, Stopped, Trace
+from llmbatch.rules.bottleneck import Moment, WaitsFor
 from llmbatch.rules.pace import NO_TOKENS, Cost
 from llmbatch.rules.quota import PAUSE_S, Quota
 from llmbatch.rules.token_estimate import TokenEstimate, chars_of
@@ -172,26 +173,29 @@ class Limiter:
                 return self._lane(queue, queue.waiting[0].cost, now_s)[2]
         return None
 
-    def status(self, resting: int) -> Status:
+    def status(self, resting: int, binding: Binding) -> Status:
         """What the display shows; ``resting`` rows wait for their next try."""
         now_s = self._clock()
-        closed_s = min((self._opens_s(queue, now_s) for queue in self._queues.values()), default=0.0)
-        allowed = sum(lane.allowed(now_s) for lane in self.lanes) or self.capacity
-        return Status(
-            self.in_flight,
-            allowed if self.most is None else min(allowed, self.most),
-            resting,
-            closed_s,
-            self._binding(closed_s, allowed),
+        return Status(self.in_flight, self._allowed(now_s), resting, self._closed_s(now_s), binding)
+
+    def waiting(self) -> Moment:
+        """What the rows here wait for."""
+        now_s = self._clock()
+        cause: WaitsFor | None = self.waits_for()
+        if cause is not None and self.paused:
+            cause = "paused"
+        return Moment(
+            cause, in_flight=self.in_flight, allowed=self._allowed(now_s), gate_closed=self._closed_s(now_s) > 0
         )
 
-    def _binding(self, closed_s: float, allowed: int) -> Binding:
-        cause = self.waits_for()
-        if closed_s > 0 or cause == "gate":
-            return "gate"
-        if cause is None:
-            return ("input" if self.in_flight else "idle") if self.in_flight < allowed else "concurrency"
-        return "concurrency" if cause == "window" else "requests" if cause == "requests" else "tokens"
+    def _allowed(self, now_s: float) -> int:
+        """How many may be in flight now."""
+        allowed = sum(lane.allowed(now_s) for lane in self.lanes) or self.capacity
+        return allowed if self.most is None else min(allowed, self.most)
+
+    def _closed_s(self, now_s: float) -> float:
+        """Seconds until the first gate opens; 0 if one is open."""
+        return min((self._opens_s(queue, now_s) for queue in self._queues.values()), default=0.0)
 
     def _new_queue(self, model: str) -> _Queue:
         if len(self._queues) >= MOST_QUEUES:

@@ -15,7 +15,7 @@ from llmbatch.events import Draining, RunStarted
 from llmbatch.summary import Snapshot
 from llmbatch.views.printer import Level, Sink
 from llmbatch.views.safe import safe
-from llmbatch.views.words import BINDING, count, money, percent, rate, short, stopwatch
+from llmbatch.views.words import count, limited_by, money, percent, rate, short, stopwatch
 
 # Room for the ^C that the terminal itself prints, so that it does not break a line.
 _MARGIN = 3
@@ -195,9 +195,8 @@ def _pace(snapshot: Snapshot) -> Iterator[_Part]:
     yield _Part(2, f"{status.in_flight:,}/{status.allowed:,}", " in flight", " in flight")
     if status.waiting_retry:
         yield _Part(4, f"{status.waiting_retry:,}", " waiting to retry", " waiting")
-    if status.gate_closed_s <= 0 and status.binding != "idle":
-        limit = BINDING[status.binding]
-        yield _Part(3, "", f"limited by {limit}", f"limit: {limit.removeprefix('the ')}")
+    if status.gate_closed_s <= 0 and (limited := limited_by(status.binding)):
+        yield _Part(3, "", limited, limited.replace("limited by", "limit:").replace(" the ", " "))
 
 
 def _rate(snapshot: Snapshot) -> _Part:

@@ -107,6 +107,8 @@ def _figures(summary: Summary) -> Iterator[str]:
         yield _figure("answers", odd)
     if summary.binding_shares:
         yield _figure("limited by", _binding(summary.binding_shares))
+    if summary.advice is not None:
+        yield _figure("advice", summary.advice)
 
 
 def _figure(label: str, text: str) -> str:

@@ -6,13 +6,31 @@ from collections.abc import Mapping
 
 BINDING: Mapping[str, str] = {
     "requests": "the request rate",
+    "day": "the requests per day",
     "tokens": "the token rate",
+    "input_tokens": "the rate of input tokens",
+    "output_tokens": "the rate of output tokens",
     "concurrency": "the concurrency",
-    "gate": "the provider",
+    "server": "the server's speed",
+    "retries": "the retries",
+    "provider": "the provider",
     "input": "the input",
+    "disk": "the output",
+    "hooks": "the hooks",
+    "cpu": "this machine's CPU",
+    "tenant": "the limits of tenants",
+    "paused": "a pause",
+    "tail": "the last answers",
     "idle": "nothing",
 }
-"""What ``Status.binding`` says, after the words "limited by"."""
+"""What an ``events.Binding`` is called, after the words "limited by"."""
+
+_STATES: Mapping[str, str] = {"paused": "paused", "tail": "waiting for the last answers", "idle": ""}
+
+
+def limited_by(binding: str) -> str:
+    """What holds up the run now; empty if nothing does."""
+    return _STATES.get(binding, f"limited by {BINDING[binding]}")
 
 
 def count(n: int, noun: str, plural: str | None = None) -> str:

@@ -15,6 +15,7 @@ from llmbatch.calls.lane import Account, Lane
 from llmbatch.calls.limit import Limiter
 from llmbatch.events import Event, GateClosed, Notice
 from llmbatch.records import CallFailed, Failure, Reply, Request, Stopped, Trace
+from llmbatch.rules.bottleneck import Moment
 from llmbatch.rules.pace import Meters, Pace
 from llmbatch.rules.quota import Quota
 from llmbatch.rules.window import AutoWindow, FixedWindow, Window
@@ -314,19 +315,68 @@ def test_a_request_cancelled_in_flight_gives_its_slot_back(virtually: Virtually)
 # What binds
 
 
-def test_the_display_says_what_binds(virtually: Virtually) -> None:
+def test_it_says_what_the_first_in_the_queue_waits_for(virtually: Virtually) -> None:
     async def main() -> None:
         by_window, by_rate = Bench(always(), 2), Bench(always(latency_s=0.1), 50, rpm=60)
-        closed = Bench(limited_until(0.5, retry_after_s=9.0, latency_s=0.0), 2)
-        assert by_window.limiter.status(0).binding == "idle"
+        closed = Bench(limited_until(0.5, retry_after_s=9.0, latency_s=0.0), 8)
+        assert by_window.limiter.waiting() == Moment(allowed=2)
         await closed.one("a")
-        tasks = [asyncio.create_task(bench.all(5)) for bench in (by_window, by_rate)]
+        assert closed.limiter.waiting().waits_for is None, "the gate is closed, but nobody stands before it"
+        tasks = [asyncio.create_task(bench.all(5)) for bench in (by_window, by_rate, closed)]
         await asyncio.sleep(0.5)
-        status = by_window.limiter.status(7)
+        status = by_window.limiter.status(7, "concurrency")
         assert (status.in_flight, status.allowed, status.waiting_retry, status.binding) == (2, 2, 7, "concurrency")
-        assert by_rate.limiter.status(0).binding == "requests"
-        assert closed.limiter.status(0).binding == "gate" and closed.limiter.status(0).gate_closed_s == 8.5
+        assert by_window.limiter.waiting() == Moment("window", in_flight=2, allowed=2)
+        assert by_rate.limiter.waiting().waits_for == "requests"
+        assert closed.limiter.waiting().waits_for == "gate" and closed.limiter.status(0, "idle").gate_closed_s == 8.5
         await asyncio.gather(*tasks)
+
+    virtually(main())
+
+
+def test_a_lane_knows_its_lowest_limit_and_whose_it_is(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(), rpm=600)
+        await bench.one("a")
+        assert bench.lane.limit("requests", bench.now()) == (600.0, True)
+        assert bench.lane.limit("tokens", bench.now()) is None
+        bench.lane.learnt.put("tokens", Pace(9000.0))
+        bench.lane.learnt.put("requests", Pace(900.0))
+        assert bench.lane.limit("requests", bench.now()) == (600.0, True)
+        assert bench.lane.limit("tokens", bench.now()) == (9000.0, False)
+        bench.lane.learnt.put("requests", Pace(60.0))
+        assert bench.lane.limit("requests", bench.now()) == (60.0, False)
+
+    virtually(main())
+
+
+def test_rows_that_wait_for_the_ramp_wait_for_the_gate(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(limited_until(0.5, retry_after_s=2.0), window=8)
+        await bench.all(8)
+        asking = asyncio.create_task(bench.all(200))
+        await asyncio.sleep(1.5)
+        assert bench.limiter.waiting() == Moment("gate", allowed=1, gate_closed=True)
+        await asyncio.sleep(1.0)
+        assert bench.limiter.waiting() == Moment("gate", in_flight=1, allowed=1)
+        while bench.lane.gate.ramp is not None:
+            await asyncio.sleep(0.1)
+        assert bench.limiter.waiting() == Moment("window", in_flight=8, allowed=8)
+        await asking
+
+    virtually(main())
+
+
+def test_rows_wait_for_the_pause_of_the_user_whatever_else_there_is(virtually: Virtually) -> None:
+    async def main() -> None:
+        bench = Bench(always(), window=2)
+        bench.limiter.pause()
+        assert bench.limiter.waiting().waits_for is None
+        asking = asyncio.create_task(bench.all(4))
+        await asyncio.sleep(1.0)
+        assert bench.limiter.waiting() == Moment("paused", allowed=2)
+        bench.limiter.resume()
+        await asking
 
     virtually(main())
 

@@ -136,12 +136,12 @@ def test_it_is_told_once_and_shown_as_the_gate(virtually: Virtually) -> None:
         bench = Bench(ill(10, 200), Rows(2000))
         running = asyncio.create_task(bench.run())
         await asyncio.sleep(100)
-        assert bench.stack.limiter.status(0).binding == "gate"
+        assert bench.stack.limiter.waiting().waits_for == "gate"
         await running
         assert len(bench.closed_s) > 3 and len(bench.notices) == 1
         for word in ("100% of the last requests failed", "503 overloaded: busy", "30 s between probes"):
             assert word in bench.notices[0]
-        assert bench.stack.limiter.status(0).binding == "idle"
+        assert bench.stack.limiter.waiting().waits_for is None
 
     virtually(main())
 

@@ -65,9 +65,31 @@ def test_stopping_says_how_to_leave_at_once(snapshot: Make) -> None:
 
 @pytest.mark.parametrize("width", [37, 57, 77, 117])
 def test_a_closed_gate_is_said_at_every_width(snapshot: Make, width: int) -> None:
-    line = lines(snapshot(gate_closed_s=12.3, binding="gate"), width)[1]
+    line = lines(snapshot(gate_closed_s=12.3, binding="provider"), width)[1]
     assert line.startswith("paused by the provider, 12 s")
     assert "limit" not in line
+
+
+@pytest.mark.parametrize(
+    ("binding", "wide", "narrow"),
+    [
+        ("concurrency", " · limited by the concurrency", " · limit: concurrency"),
+        ("output_tokens", " · limited by the rate of output tokens", " · limit: rate of output tokens"),
+        ("server", " · limited by the server's speed", " · limit: server's speed"),
+        ("provider", " · limited by the provider", " · limit: provider"),
+        ("disk", " · limited by the output", " · limit: output"),
+        ("cpu", " · limited by this machine's CPU", " · limit: this machine's CPU"),
+        ("tail", " · waiting for the last answers", " · waiting for last answers"),
+        ("paused", " · paused", " · paused"),
+        ("idle", "", ""),
+    ],
+)
+def test_the_bar_says_what_binds(snapshot: Make, binding: str, wide: str, narrow: str) -> None:
+    shown = snapshot(binding=binding, waiting_retry=0)
+    assert lines(shown, 117)[1] == "50.1 requests/s · 38/40 in flight" + wide
+    if narrow != wide:
+        one_too_few = len(lines(shown, 117)[1]) - 1
+        assert lines(shown, one_too_few)[1] == "50.1 requests/s · 38/40 in flight" + narrow
 
 
 def test_the_rate_stands_beside_its_limit(snapshot: Make) -> None:

@@ -46,7 +46,8 @@ MIXED = Summary(
         ErrorCount("timeout", 3, "late"),
     ),
     finish_reasons={"stop": 980, "length": 10},
-    binding_shares={"concurrency": 0.2, "requests": 0.8},
+    binding_shares={"concurrency": 0.2, "requests": 0.7961, "idle": 0.0039},
+    advice="request-bound 80% of the time: a higher --rpm would help",
     output="my results/in.results.jsonl",
     next_command="llmbatch run in.jsonl",
     notices=("the server names another model",),
@@ -81,6 +82,7 @@ billed?     4 requests may have been billed twice
             12 requests in flight when the last run was killed
 finished    980 stop, 10 length
 limited by  the request rate 80%, the concurrency 20%
+advice      request-bound 80% of the time: a higher --rpm would help
 
 errors
   7  context_length_exceeded  too long\\n\\e[31m{"x" * 83}…

@@ -1,5 +1,8 @@
+from typing import get_args
+
 import pytest
 
+from llmbatch.events import Binding
 from llmbatch.views import words
 
 
@@ -69,3 +72,21 @@ def test_rate(per_s: float, text: str) -> None:
 
 def test_all_is_said_only_when_all_is_done() -> None:
     assert [words.percent(f) for f in (0.0, 0.999999, 1.0)] == ["0%", "99%", "100%"]
+
+
+def test_everything_that_binds_has_a_name() -> None:
+    assert set(words.BINDING) == set(get_args(Binding))
+
+
+@pytest.mark.parametrize(
+    ("binding", "text"),
+    [
+        ("requests", "limited by the request rate"),
+        ("hooks", "limited by the hooks"),
+        ("tail", "waiting for the last answers"),
+        ("paused", "paused"),
+        ("idle", ""),
+    ],
+)
+def test_limited_by(binding: str, text: str) -> None:
+    assert words.limited_by(binding) == text
