@@ -138,6 +138,7 @@ class RateFinder:
     def _is_noise(self, now_s: float) -> bool:
         """Whether a refusal is none of the rate. Just after another one the server's bucket is still empty."""
         if len(self._refusals) == TOGETHER and self._sent - self._refusals[0] < AMONG:
+            self._noises = 0
             return False
         standing = self._at(self._grown_s) <= self._base()
         if standing and now_s - self._marks[-1][0] >= SETTLED_S:
@@ -167,8 +168,8 @@ class RateFinder:
         first_s, first = self._marks[0]
         overall = max(let_in - first, 1) / (now_s - first_s)
         assert self._base_per_s is not None, "a mark comes with it"
-        self._sure = abs(latest - self._base_per_s) <= SAME * self._base_per_s
         grown = self._at(self._grown_s)
+        self._sure = abs(latest - self._base_per_s) <= SAME * self._base_per_s
         if grown > FAR * self._base_per_s:
             # The limit has risen: the bucket may have overflowed, and the rate at which it ran empty says more.
             self._marks.clear()
