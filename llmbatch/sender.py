@@ -38,6 +38,7 @@ from llmbatch.prices import Prices
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
+from llmbatch.rules.hedge import Hedging
 from llmbatch.rules.limits import in_words
 from llmbatch.rules.pace import Pace
 from llmbatch.rules.reasons import RowError
@@ -141,14 +142,14 @@ class Sender:
             self._stack = self._layers(wire, clock)
             self._stop.when_requested(self._drain)
             self._stop.when_abandoned(self._scheduler.abandon)
-            window = self._stack.limiter.window
             loading = asyncio.get_running_loop().call_later(PRICES_AFTER_S, self._load_prices)
             try:
-                await self._scheduler.run(self._stack.call, lambda: window.size)
+                await self._scheduler.run(self._stack.call, self._stack.capacity)
             finally:
                 loading.cancel()
                 if self._patience is not None:
                     self._patience.cancel()
+                await self._stack.settled()
             if (met_by_all := self._fuse.hopeless()) is not None:
                 self._give_up(met_by_all.message)
 
@@ -175,6 +176,7 @@ class Sender:
             admitted=self._admitted,
             schema=self._schema,
             schema_retries=options.schema_retries,
+            hedging=None if options.hedge is None else Hedging(None if options.hedge == "p95" else options.hedge),
         )
 
     def _heard(self, event: Event) -> None:

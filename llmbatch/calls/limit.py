@@ -17,11 +17,13 @@ from llmbatch.records import Attempt, Call, CallFailed, Failure, Reply, Request,
 from llmbatch.rules.gate import Gate
 from llmbatch.rules.pace import Pace
 from llmbatch.rules.quota import PAUSE_S, Quota
-from llmbatch.rules.window import Window
+from llmbatch.rules.window import FixedWindow, Window
 
 ABANDONED = Failure("ambiguous", "abandoned", "given up while it was in flight", retryable=True)
 # A pause longer than this is said once; a shorter one only shows in the bar.
 VISIBLE_PAUSE_S = 120.0
+# Of a learnt window, with more in flight there is no room for what nobody must have.
+SLACK_SHARE = 0.9
 
 
 class Limiter:
@@ -71,7 +73,7 @@ class Limiter:
             self._failed(failed.failure, trace)
             raise
         except asyncio.CancelledError:
-            self._listen(AttemptFailed(_abandoned(trace), None))
+            self._listen(AttemptFailed(_abandoned(trace), None, hedged=trace.hedged))
             raise
         else:
             self._answered(trace)
@@ -86,6 +88,15 @@ class Limiter:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_exception(Stopped())
+
+    def slack(self) -> bool:
+        """Whether one may go that nobody must have: nobody waits, no gate, no pace and no learnt window is near.
+
+        A window that the user has set is no limit of the provider; what goes in it takes the place of a row.
+        """
+        if self._closed or self._waiting or self.gate.ramp is not None or self._wait_s() > 0:
+            return False
+        return isinstance(self.window, FixedWindow) or self.in_flight < SLACK_SHARE * self._allowed()
 
     def status(self, resting: int) -> Status:
         """What the display shows; ``resting`` rows wait for their next try."""
