@@ -43,13 +43,22 @@ class RowKept:
 class AttemptFailed:
     """One try failed. ``retry_in_s`` is the pause before the next try, None if there is none; ``reason`` says why.
 
-    ``at_most_usd`` bounds what a try that may have been billed can have cost; None if nobody knows.
+    ``at_most_usd`` bounds what a try that may have been billed can have cost; None if nobody knows. ``hedged``: it was
+    one of two that asked the same, and the other one counts.
     """
 
     failure: Failure
     retry_in_s: float | None
     reason: str = ""
     at_most_usd: float | None = None
+    hedged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hedged:
+    """A slow request was sent a second time, and that one has come to its end; ``won`` if its answer was the first."""
+
+    won: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +133,7 @@ Event = (
     | RowEnded
     | RowKept
     | AttemptFailed
+    | Hedged
     | GateClosed
     | DayUsedUp
     | Draining

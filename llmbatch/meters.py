@@ -49,6 +49,14 @@ class Histogram:
                 return min(max(_middle_s(index), self.min_s), self.max_s)
         return self.max_s
 
+    def joined(self, other: Histogram) -> Histogram:
+        """The durations of both."""
+        both = Histogram()
+        both._counts = [mine + theirs for mine, theirs in zip(self._counts, other._counts, strict=True)]
+        both.count = self.count + other.count
+        both.max_s, both.min_s = max(self.max_s, other.max_s), min(self.min_s, other.min_s)
+        return both
+
 
 def _middle_s(index: int) -> float:
     return _SHORTEST_S * math.exp((index + 0.5) / _SCALE)

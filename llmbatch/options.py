@@ -171,6 +171,8 @@ class RunOptions:
             check_limit_group(self.limit_group)
         _positive("--tenant-rpm", self.tenant_rpm)
         _positive("--tenant-concurrency", self.tenant_concurrency)
+        if self.hedge is not None and self.hedge != "p95" and not isinstance(self.hedge, (int, float)):
+            raise OptionsError(f"--hedge {str(self.hedge)[:40]!r}: give p95, or a time such as 10s")
         _positive("--hedge", self.hedge if self.hedge != "p95" else None)
         _positive("--limit", self.limit)
         _positive("--connect-timeout", self.timeouts.connect_s)

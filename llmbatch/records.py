@@ -195,7 +195,8 @@ class Trace:
     ``failed_before``: an earlier run saw this row fail, so it says nothing of the server's health.
     ``retry_costs`` are the tokens that its retries took from the quota (rules/quota.py), ``unpaid`` counts the failures
     that found it empty, ``others_answered`` is how many good answers the run had at the last failure.
-    ``cost_usd`` is the price of the answer, None if there is none or its price is unknown.
+    ``cost_usd`` is the price of the answer, None if there is none or its price is unknown. ``hedged``: another request
+    asks the same (``--hedge``), so what is in flight may have been paid for twice.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -206,6 +207,7 @@ class Trace:
     unpaid: int = 0
     others_answered: int | None = None
     cost_usd: float | None = None
+    hedged: bool = False
 
     @property
     def ambiguous(self) -> int:
@@ -218,9 +220,10 @@ class Result:
     """One line of output: exactly one of ``reply`` and ``failure`` is set, and neither if a hook ``skipped`` the row.
 
     ``key`` is the fingerprint of the rendered request (``fp1:`` and 32 hex digits), None if it never rendered.
-    ``request_ids`` are those of all tries, in order; ``request_id`` is the last try's. ``tasks`` are the lines of the
-    row's tasks if it has any, ``partial_output`` the good answers among them where others failed, ``parts`` the results
-    of those that were asked in this run.
+    ``request_ids`` are those of all tries, in order; ``request_id`` is the last try's. ``latency_s`` is that of
+    the last try, if it was asked twice (``--hedge``) from the first sending to the answer that won. ``tasks`` are the
+    lines of the row's tasks if it has any, ``partial_output`` the good answers among them where others failed,
+    ``parts`` the results of those that were asked in this run.
     """
 
     row: int

@@ -42,6 +42,7 @@ from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.bottleneck import Moment, WindowKind, window_kind
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
+from llmbatch.rules.hedge import Hedging
 from llmbatch.rules.limits import in_words
 from llmbatch.rules.pace import KINDS, MINUTE_S, Kind, Meters, pace_for
 from llmbatch.rules.reasons import RowError
@@ -161,14 +162,14 @@ class Sender:
             self._stack = self._layers(await self._accounts(stack, watch))
             self._stop.when_requested(self._drain)
             self._stop.when_abandoned(self._scheduler.abandon)
-            limiter = self._stack.limiter
             loading = asyncio.get_running_loop().call_later(PRICES_AFTER_S, self._load_prices)
             try:
-                await self._scheduler.run(self._stack.call, lambda: limiter.capacity)
+                await self._scheduler.run(self._stack.call, self._stack.capacity)
             finally:
                 loading.cancel()
                 if self._patience is not None:
                     self._patience.cancel()
+                await self._stack.settled()
             if (met_by_all := self._fuse.hopeless()) is not None:
                 self._give_up(met_by_all.message)
 
@@ -232,6 +233,7 @@ class Sender:
             admitted=self._admitted,
             schema=self._schema,
             schema_retries=options.schema_retries,
+            hedging=None if options.hedge is None else Hedging(None if options.hedge == "p95" else options.hedge),
         )
 
     def _heard(self, event: Event) -> None:

@@ -123,12 +123,13 @@ class Summary:
     """The end of a run. ``ok`` and ``failed`` include the rows that earlier runs finished (``*_before``).
 
     ``requests`` are those that left this machine and came to an end. ``ambiguous`` of them may have been billed
-    although no usable answer arrived; ``maybe_billed_twice`` of these were sent again. ``in_flight_at_kill`` were in
-    flight when the last run was killed: their rows are sent again too. The ``*_bound`` say what these may have cost at
-    most. ``flags`` counts the good answers with something odd about them. ``cost_usd`` is None while
-    no price is known, and leaves out ``answers_without_price``. ``input_complete`` is False if the run stopped
-    before the end of the input: ``rows`` then counts what was read. ``input_truncated`` is True if the input itself
-    ends too early (a cut gzip, a file that shrank): rows are missing. ``output`` is where the results now are,
+    although no usable answer arrived; ``maybe_billed_twice`` of these were sent again, or were one of two and the other
+    one counted. ``hedges`` are the second requests of ``--hedge``, ``hedges_won`` those that were answered first.
+    ``in_flight_at_kill`` were in flight when the last run was killed: their rows are sent again too. The ``*_bound``
+    say what these may have cost at most. ``flags`` counts the good answers with something odd about them. ``cost_usd``
+    is None while no price is known, and leaves out ``answers_without_price``. ``input_complete`` is False if the run
+    stopped before the end of the input: ``rows`` then counts what was read. ``input_truncated`` is True if the input
+    itself ends too early (a cut gzip, a file that shrank): rows are missing. ``output`` is where the results now are,
     ``lines`` the JSONL of them.
     ``hooks`` is what the user's own functions took, by "before" and "after".
     ``binding_shares`` are the shares of time, 0 to 1, that each bottleneck held (``events.Binding``); ``advice`` is one
@@ -152,6 +153,8 @@ class Summary:
     rate_limited: int = 0
     ambiguous: int = 0
     maybe_billed_twice: int = 0
+    hedges: int = 0
+    hedges_won: int = 0
     ambiguous_bound: Exposure = field(default_factory=Exposure)
     maybe_billed_twice_bound: Exposure = field(default_factory=Exposure)
     flags: Mapping[str, int] = field(default_factory=dict)
@@ -218,6 +221,8 @@ _COUNTS = (
     "rate_limited",
     "ambiguous",
     "maybe_billed_twice",
+    "hedges",
+    "hedges_won",
     "in_flight_at_kill",
 )
 

@@ -10,6 +10,7 @@ from llmbatch.events import (
     CutOff,
     Draining,
     Event,
+    Hedged,
     Notice,
     RowEnded,
     RowKept,
@@ -47,6 +48,7 @@ class Tally:
         self.ok = self.failed = self.kept_ok = self.kept_failed = self.skipped = 0
         self._answers = 0
         self.retries = self.rate_limited = self.ambiguous = self.maybe_billed_twice = 0
+        self.hedges = self.hedges_won = 0
         self.in_flight_at_kill = 0
         self._ambiguous_bound = self._twice_bound = Exposure()
         self._flags: dict[str, int] = {}
@@ -134,6 +136,8 @@ class Tally:
             rate_limited=self.rate_limited,
             ambiguous=self.ambiguous,
             maybe_billed_twice=self.maybe_billed_twice,
+            hedges=self.hedges,
+            hedges_won=self.hedges_won,
             ambiguous_bound=self._ambiguous_bound,
             maybe_billed_twice_bound=self._twice_bound,
             flags=dict(self._flags),
@@ -252,9 +256,13 @@ class Tally:
         if failure.maybe_billed:
             self.ambiguous += 1
             self._ambiguous_bound = self._ambiguous_bound.with_one(failure.bound, event.at_most_usd)
-            if again:
+            if again or event.hedged:
                 self.maybe_billed_twice += 1
                 self._twice_bound = self._twice_bound.with_one(failure.bound, event.at_most_usd)
+
+    def _asked_twice(self, event: Hedged) -> None:
+        self.hedges += 1
+        self.hedges_won += event.won
 
     def _was_cut_off(self, event: CutOff) -> None:
         self.in_flight_at_kill = event.in_flight
@@ -314,6 +322,7 @@ _HEARD: dict[type, Callable[[Tally, Any], None]] = {
     RowEnded: Tally._row_ended,
     RowKept: Tally._row_kept,
     AttemptFailed: Tally._attempt_failed,
+    Hedged: Tally._asked_twice,
     CutOff: Tally._was_cut_off,
     Draining: Tally._draining_began,
     Notice: Tally._noticed,

@@ -104,6 +104,8 @@ def test_wrong_settings_are_named(rows: str) -> None:
         llmbatch.run(rows)
     with pytest.raises(llmbatch.LlmbatchError, match="--rpm"):
         llmbatch.run(rows, model="sim/x", rpm=-1)
+    with pytest.raises(llmbatch.LlmbatchError, match="give p95, or a time such as 10s"):
+        llmbatch.run(rows, model="sim/x", hedge="p99")
     with pytest.raises(llmbatch.LlmbatchError, match="'output'"):
         llmbatch.stream(["a"], model="sim/x", output="x.jsonl")
 

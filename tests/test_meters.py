@@ -67,3 +67,16 @@ def test_a_rate_after_a_long_silence_counts_only_what_is_new() -> None:
         rate.add(1.0)
     rate.add(1000.0)
     assert rate.per_s(1000.0, 60.0) == pytest.approx(1 / 60)
+
+
+def test_joined_is_as_if_all_had_been_added_to_one() -> None:
+    rng = random.Random(7)
+    values = [rng.lognormvariate(0.0, 1.0) for _ in range(500)]
+    one, first, second = Histogram(), Histogram(), Histogram()
+    for index, value in enumerate(values):
+        one.add(value)
+        (first if index % 3 else second).add(value)
+    both = first.joined(second)
+    assert both.count == one.count
+    assert [both.percentile(p) for p in (0, 10, 50, 95, 100)] == [one.percentile(p) for p in (0, 10, 50, 95, 100)]
+    assert first.joined(Histogram()).percentile(95) == first.percentile(95)

@@ -7,6 +7,7 @@ from llmbatch.events import (
     AttemptFailed,
     Draining,
     GateClosed,
+    Hedged,
     Notice,
     RowEnded,
     RowKept,
@@ -88,6 +89,19 @@ def test_an_ambiguous_attempt_is_a_double_payment_only_if_sent_again(tally: Tall
     assert (summary.ambiguous, summary.maybe_billed_twice) == (2, 1)
     assert (summary.retries, summary.rate_limited) == (3, 1)
     assert summary.requests == 3, "what was never sent is no request"
+
+
+def test_one_of_two_that_was_given_up_may_have_been_paid_twice_and_is_no_retry(tally: Tally) -> None:
+    answers(tally, 2)
+    tally(AttemptFailed(TIMEOUT, None, hedged=True, at_most_usd=0.5))
+    tally(Hedged(won=True))
+    tally(AttemptFailed(LIMITED, None, hedged=True))
+    tally(Hedged(won=False))
+    summary = tally.summary(rows=2, pending=0, exit_code=0)
+    assert (summary.hedges, summary.hedges_won) == (2, 1)
+    assert (summary.ambiguous, summary.maybe_billed_twice, summary.retries) == (1, 1, 0)
+    assert summary.maybe_billed_twice_bound.usd == 0.5
+    assert summary.requests == 4
 
 
 def test_tokens_add_up_and_missing_usage_is_counted_not_guessed(tally: Tally) -> None:
@@ -228,8 +242,8 @@ def test_names_of_the_json_summary_are_stable(tally: Tally) -> None:
     names = tally.summary(rows=1, pending=0, exit_code=0).to_json()
     assert " ".join(names) == (
         "exit_code rows ok failed skipped pending ok_before failed_before input_complete input_truncated"
-        " requests retries rate_limited"
-        " ambiguous maybe_billed_twice in_flight_at_kill adds_up wall_s rows_per_s latency_s first_token_s input_tokens"
+        " requests retries rate_limited ambiguous maybe_billed_twice hedges hedges_won"
+        " in_flight_at_kill adds_up wall_s rows_per_s latency_s first_token_s input_tokens"
         " output_tokens cached_input_tokens reasoning_tokens answers_without_usage cost_usd ambiguous_usd"
         " ambiguous_input_tokens ambiguous_output_tokens maybe_billed_twice_usd maybe_billed_twice_input_tokens"
         " maybe_billed_twice_output_tokens empty model_mismatch choices_mismatch answers_without_price errors"

@@ -14,7 +14,7 @@ from llmbatch.rules.learnt import learn
 from llmbatch.rules.limits import Limits
 from llmbatch.rules.pace import MINUTE_S, NO_TOKENS, Cost, Kind, Meters, Pace
 from llmbatch.rules.token_estimate import TokenEstimate, used
-from llmbatch.rules.window import Window
+from llmbatch.rules.window import FixedWindow, Window
 
 Cause = Literal["window", "gate", "day"] | Kind
 """What a request waits for."""
@@ -128,6 +128,13 @@ class Lane:
         if (closed_s := self.gate.wait_s(now_s)) > longest[0]:
             longest = (closed_s, "gate")
         return longest
+
+    def has_slack(self, now_s: float, share: float) -> bool:
+        """Whether nothing is near: no gate, no pace, and no more than a ``share`` of a learnt window in flight."""
+        wait_s, cause = self.blocked(now_s, NO_TOKENS)
+        if self.gate.ramp is not None or (wait_s > 0 and cause != "window"):
+            return False
+        return isinstance(self.window, FixedWindow) or self.in_flight < share * self.window.size
 
     def admit(self, now_s: float, cost: Cost) -> Admission:
         """Take a place and what it costs. Call it only when nothing was in the way."""

@@ -57,6 +57,10 @@ class _Queue:
         return [lane for lane in self.lanes if lane.account.dead is None] or [self.lanes[0]]
 
 
+# Of a learnt window, with more in flight there is no room for what nobody must have.
+SLACK_SHARE = 0.9
+
+
 class Limiter:
     """Admits requests to one or several accounts (endpoint and key). Owned by the run's loop.
 
@@ -117,7 +121,7 @@ class Limiter:
                 raise
             raise CallFailed(failure) from None
         except asyncio.CancelledError:
-            self._listen(AttemptFailed(_abandoned(trace), None))
+            self._listen(AttemptFailed(_abandoned(trace), None, hedged=trace.hedged))
             raise
         else:
             queue.estimate.learn(chars, reply.usage)
@@ -154,16 +158,15 @@ class Limiter:
         """All that have been asked."""
         return (lane for queue in self._queues.values() for lane in queue.lanes)
 
-    @property
     def slack(self) -> bool:
-        """Whether one more request now would be in nobody's way: no one waits, nothing is closed, there is room."""
-        now_s = self._clock()
-        if self.paused or any(queue.waiting for queue in self._queues.values()):
+        """Whether one may go that nobody must have: nobody waits, no gate, no pace and no learnt window is near.
+
+        A window that the user has set is no limit of the provider; what goes in it takes the place of a row.
+        """
+        if self._closed or self.paused or any(queue.waiting for queue in self._queues.values()):
             return False
-        room = self.capacity - self.in_flight
-        return room >= max(1, self.capacity // 10) and all(
-            lane.gate.ramp is None and lane.blocked(now_s, NO_TOKENS)[0] == 0 for lane in self.lanes
-        )
+        now_s = self._clock()
+        return all(lane.has_slack(now_s, SLACK_SHARE) for lane in self.lanes if lane.account.dead is None)
 
     def waits_for(self) -> Cause | None:
         """What the first of those who wait here waits for."""

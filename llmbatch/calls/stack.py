@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from llmbatch.calls.check import Check
+from llmbatch.calls.hedge import Hedge
 from llmbatch.calls.lane import Account
 from llmbatch.calls.limit import Limiter
 from llmbatch.calls.retry import Retry
@@ -17,6 +18,7 @@ from llmbatch.events import Listener
 from llmbatch.options import SCHEMA_RETRIES, RetryLimits
 from llmbatch.records import Call
 from llmbatch.rules.answer import Fits
+from llmbatch.rules.hedge import Hedging
 from llmbatch.rules.quota import Quota
 from llmbatch.rules.window import Window
 
@@ -27,6 +29,17 @@ class Stack:
 
     call: Call
     limiter: Limiter
+    hedge: Hedge | None = None
+
+    def capacity(self) -> int:
+        """How many rows may be under way: a row that is asked twice takes the place of two."""
+        size = self.limiter.capacity
+        return size if self.hedge is None else max(1, size - self.hedge.twice)
+
+    async def settled(self) -> None:
+        """Until nothing is left of what was given up."""
+        if self.hedge is not None:
+            await self.hedge.settled()
 
 
 def build(
@@ -43,8 +56,13 @@ def build(
     admitted: Callable[[], None] = lambda: None,
     schema: Fits | None = None,
     schema_retries: int = SCHEMA_RETRIES,
+    hedging: Hedging | None = None,
+    slack: Callable[[], bool] | None = None,
 ) -> Stack:
-    """retry( limit( wire )), or check( retry( limit( wire ))) with a schema; a wire for each account."""
+    """retry( limit( wire )), within check( ... ) with a schema; with ``hedging`` retry( hedge( limit( wire ))).
+
+    There is a wire for each account. ``slack`` says when there is room for a second request; None asks the limiter.
+    """
     quota = Quota(window().size)
     limiter = Limiter(
         accounts,
@@ -58,5 +76,6 @@ def build(
         admitted=admitted,
         aside=rest,
     )
-    retrying = Retry(limiter, retry, rest, clock, chance, listen, quota)
-    return Stack(retrying if schema is None else Check(retrying, schema, schema_retries, listen), limiter)
+    hedge = None if hedging is None else Hedge(limiter, hedging, slack or limiter.slack, clock, listen)
+    retrying = Retry(hedge or limiter, retry, rest, clock, chance, listen, quota)
+    return Stack(retrying if schema is None else Check(retrying, schema, schema_retries, listen), limiter, hedge)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from llmbatch.errors import OptionsError
 from llmbatch.rules.reasons import excerpt
@@ -21,6 +21,15 @@ def seconds(text: str) -> float:
     if match is None:
         raise OptionsError(f"{text!r} is no duration; write 30, 30s, 5m or 1h")
     return float(match[1]) * _UNIT_S[match[2]]
+
+
+def hedge(text: str) -> float | Literal["p95"]:
+    """``p95``, or a duration in seconds."""
+    if text == "p95":
+        return "p95"
+    if _DURATION.fullmatch(text.strip()) is None:
+        raise OptionsError(f"--hedge {text[:40]!r}: give p95, or a time such as 10s")
+    return seconds(text)
 
 
 def concurrency(text: str) -> int | None:

@@ -301,7 +301,7 @@ def run(
             tenant_field=tenant_field,
             tenant_rpm=tenant_rpm,
             tenant_concurrency=tenant_concurrency,
-            hedge=None if hedge is None else "p95" if hedge == "p95" else parse.seconds(hedge),
+            hedge=None if hedge is None else parse.hedge(hedge),
             cache_prompt=cache_prompt,
             stream=stream,
             timeouts=Timeouts(

@@ -111,7 +111,7 @@ class RateFinder:
             self._base_per_s = FIRST_SHARE * lately_per_s if known_per_s is None else min(lately_per_s, known_per_s)
             self._mark(now_s)
             return max(FIRST_PAUSE_S, 1.0 / self._base_per_s)
-        elif not self._marks:
+        if not self._marks:
             self._mark(now_s)
         elif now_s - self._marks[-1][0] < EVENT_S:
             pass

@@ -88,6 +88,8 @@ def _figures(summary: Summary) -> Iterator[str]:
     yield _figure("time", f"{duration(summary.seconds)}, {rate(summary.rows_per_s)} rows/s")
     if summary.requests:
         yield _figure("requests", _requests(summary))
+    if summary.hedges:
+        yield _figure("hedged", _hedged(summary))
     if summary.latency_s:
         yield _figure("latency", _latency(summary.latency_s))
     if summary.first_token_s:
@@ -120,6 +122,12 @@ def _requests(summary: Summary) -> str:
     if summary.rate_limited:
         words.append(count(summary.rate_limited, "rate limit answer"))
     return ", ".join(words)
+
+
+def _hedged(summary: Summary) -> str:
+    firsts = summary.requests - summary.hedges
+    share = f" ({summary.hedges / firsts:.1%})" if firsts > 0 else ""
+    return f"{count(summary.hedges, 'request')} asked twice{share}, {summary.hedges_won:,} won by the second"
 
 
 def _latency(values: Percentiles) -> str:

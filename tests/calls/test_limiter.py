@@ -421,3 +421,39 @@ def test_a_late_retry_after_holds_also_when_the_ramp_is_over(virtually: Virtuall
         assert bench.script.sent[-1].name == "next" and bench.script.times_s[-1] >= 6.2
 
     virtually(main())
+
+
+def test_slack_is_room_for_what_nobody_must_have(virtually: Virtually) -> None:
+    """A window that was set may be full; a learnt one, a pace, a gate and a queue may not."""
+
+    async def main() -> None:
+        full = Bench(always(), window=2)
+        rows = [asyncio.create_task(full.one(str(number))) for number in range(2)]
+        await asyncio.sleep(0)
+        assert full.limiter.in_flight == 2 and full.limiter.slack()
+        rows.append(asyncio.create_task(full.one("waits")))
+        await asyncio.sleep(0)
+        assert not full.limiter.slack()
+        await asyncio.gather(*rows)
+        full.limiter.close()
+        assert not full.limiter.slack()
+
+        learnt = Bench(always(), AutoWindow(10))
+        rows = [asyncio.create_task(learnt.one(str(number))) for number in range(9)]
+        await asyncio.sleep(0)
+        assert learnt.limiter.in_flight == 9 and not learnt.limiter.slack()
+        await asyncio.gather(*rows)
+        assert learnt.limiter.slack()
+
+        paced = Bench(always(), rpm=6)
+        assert paced.limiter.slack()
+        await paced.one("a")
+        assert not paced.limiter.slack()
+
+        refused = Bench(always(LIMITED))
+        await refused.one("a")
+        assert not refused.limiter.slack()
+        await asyncio.sleep(60.0)
+        assert not refused.limiter.slack()  # it reopens with a ramp
+
+    virtually(main())

@@ -11,11 +11,14 @@ import pytest
 from scripted import BUSY, PONG, Script
 
 from llmbatch.calls.check import Check
+from llmbatch.calls.hedge import Hedge
 from llmbatch.calls.lane import Account
+from llmbatch.calls.limit import Limiter
 from llmbatch.calls.retry import Retry
 from llmbatch.calls.stack import build
 from llmbatch.options import RetryLimits
 from llmbatch.records import Request, Trace
+from llmbatch.rules.hedge import Hedging
 from llmbatch.rules.pace import Meters, Pace
 from llmbatch.rules.schema import AnswerSchema
 from llmbatch.rules.window import FixedWindow
@@ -56,3 +59,44 @@ def test_only_a_run_with_a_schema_has_a_layer_for_it(schema: AnswerSchema | None
         schema=schema,
     )
     assert type(stack.call) is outermost
+
+
+@pytest.mark.parametrize(("hedging", "inside_retry"), [(None, Limiter), (Hedging(1.0), Hedge)])
+def test_only_a_run_that_hedges_has_a_layer_for_it(hedging: Hedging | None, inside_retry: type) -> None:
+    stack = build(
+        [Account("here", Script(lambda sent: (0.0, PONG)))],
+        window=lambda: FixedWindow(1),
+        retry=RetryLimits(),
+        rest=asyncio.sleep,
+        clock=lambda: 0.0,
+        chance=lambda: 0.5,
+        listen=lambda event: None,
+        hedging=hedging,
+    )
+    assert isinstance(stack.call, Retry) and type(stack.call._inner) is inside_retry
+
+
+@pytest.mark.parametrize(("window", "capacity"), [(4, [4, 3, 4]), (1, [1, 1, 1])])
+def test_a_row_that_is_asked_twice_takes_the_place_of_two_but_one_row_may_always_go(
+    virtually: Virtually, window: int, capacity: list[int]
+) -> None:
+    async def main() -> None:
+        stack = build(
+            [Account("here", Script(lambda sent: (3.0, PONG)))],
+            window=lambda: FixedWindow(window),
+            retry=RetryLimits(),
+            rest=asyncio.sleep,
+            clock=asyncio.get_running_loop().time,
+            chance=lambda: 0.5,
+            listen=lambda event: None,
+            hedging=Hedging(1.0),
+        )
+        seen = [stack.capacity()]
+        row = asyncio.create_task(stack.call(Request("m"), Trace()))
+        await asyncio.sleep(2.0)
+        seen.append(stack.capacity())
+        await row
+        assert [*seen, stack.capacity()] == capacity  # at once, also while the loser is not gone yet
+        await stack.settled()
+
+    virtually(main())

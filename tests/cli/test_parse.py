@@ -25,6 +25,17 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         parse.seconds(text)
 
 
+@pytest.mark.parametrize(("text", "after"), [("p95", "p95"), ("10s", 10.0), ("1.5m", 90.0), ("250ms", 0.25)])
+def test_hedge(text: str, after: float | str) -> None:
+    assert parse.hedge(text) == after
+
+
+@pytest.mark.parametrize("text", ["p99", "P95", "", "soon", "-1s", "95%"])
+def test_what_is_no_hedge_is_refused(text: str) -> None:
+    with pytest.raises(OptionsError, match="give p95, or a time such as 10s"):
+        parse.hedge(text)
+
+
 @pytest.mark.parametrize(("text", "number"), [("auto", None), ("1", 1), ("10000", 10_000)])
 def test_concurrency(text: str, number: int | None) -> None:
     assert parse.concurrency(text) == number

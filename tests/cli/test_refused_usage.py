@@ -48,6 +48,8 @@ USAGE = {
     "bad_concurrency": (["in.jsonl", "-m", "sim/x", "-c", "0"], "--concurrency"),
     "bad_rpm": (["in.jsonl", "-m", "sim/x", "--rpm", "0"], "--rpm"),
     "bad_duration": (["in.jsonl", "-m", "sim/x", "--timeout", "soon"], "30s"),
+    "bad_hedge": (["in.jsonl", "-m", "sim/x", "--hedge", "p99"], "give p95, or a time such as 10s"),
+    "hedge_at_once": (["in.jsonl", "-m", "sim/x", "--hedge", "0s"], "--hedge must be above 0"),
     "bad_template": (["in.jsonl", "-m", "sim/x", "-t", "{{ open"], "--template"),
     "missing_template_file": (["in.jsonl", "-m", "sim/x", "-t", "@no.txt"], "no.txt"),
     "bad_sim_option": (["in.jsonl", "-m", "sim/x", "--sim", "speed=9"], "speed"),

@@ -103,6 +103,19 @@ def test_the_whole_summary(summary: Summary, text: str) -> None:
     assert render_summary(summary) == text
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"hedges": 40, "hedges_won": 9, "requests": 1040}, "40 requests asked twice (4.0%), 9 won by the second"),
+        ({"hedges": 1, "hedges_won": 0, "requests": 2}, "1 request asked twice (100.0%), 0 won by the second"),
+        ({"hedges": 1, "hedges_won": 0, "requests": 1}, "1 request asked twice, 0 won by the second"),  # cut off
+    ],
+)
+def test_second_requests_are_told(changes: dict[str, int], line: str) -> None:
+    assert f"\nhedged      {line}\n" in render_summary(replace(GOOD, **changes))  # type: ignore[arg-type]
+    assert "hedged" not in render_summary(GOOD)
+
+
 def test_an_interrupted_run_says_how_to_continue() -> None:
     summary = replace(GOOD, rows=5000, pending=4999, exit_code=130, input_complete=False, next_command="llmbatch run x")
     text = render_summary(replace(summary, output="a.jsonl.partial"))
