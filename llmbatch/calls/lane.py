@@ -132,7 +132,7 @@ class Lane:
     def has_slack(self, now_s: float, share: float) -> bool:
         """Whether nothing is near: no gate, no pace, and no more than a ``share`` of a learnt window in flight."""
         wait_s, cause = self.blocked(now_s, NO_TOKENS)
-        if self.gate.ramp is not None or (wait_s > 0 and cause != "window"):
+        if self.gate.ramp is not None or self.finder.found or (wait_s > 0 and cause != "window"):
             return False
         return isinstance(self.window, FixedWindow) or self.in_flight < share * self.window.size
 

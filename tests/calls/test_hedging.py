@@ -33,7 +33,7 @@ class Wire(Script):
     """Notes in the trace what the real one does: the id of each request, and that it was given up."""
 
     async def __call__(self, request: Request, trace: Trace, /) -> Reply:
-        index, name = len(trace.attempts), f"{request.model}-{len(self.sent) + 1}"
+        index, name = len(trace.attempts), f"{request.params['name']}-{len(self.sent) + 1}"
         try:
             return await super().__call__(request, trace)
         except asyncio.CancelledError:
@@ -262,7 +262,7 @@ def test_an_answer_that_comes_together_with_the_end_is_handed_over_first(
 def test_a_loser_that_is_answered_all_the_same_is_counted_once(virtually: Virtually, stubborn: str) -> None:
     async def main() -> None:
         bench = Bench(a=[(3.0 if stubborn == "a-2" else 60.0, FIRST), (60.0 if stubborn == "a-2" else 1.0, SECOND)])
-        wire = bench.limiter._inner
+        wire = bench.limiter.accounts[0].call
 
         async def paid(request: Request, trace: Trace, /) -> Reply:
             name = f"a-{len(bench.wire.sent) + 1}"
@@ -274,7 +274,7 @@ def test_a_loser_that_is_answered_all_the_same_is_counted_once(virtually: Virtua
                 trace.attempts[-1].failure = None
                 return PONG
 
-        bench.limiter._inner = paid
+        bench.limiter.accounts[0].call = paid
         result = await bench.result("a")
         assert result.reply is (FIRST if stubborn == "a-2" else SECOND)
         assert (result.attempts, result.ambiguous) == (2, 1)
@@ -289,7 +289,7 @@ def test_a_time_limit_that_meets_the_second_answer_loses(virtually: Virtually) -
 
     async def main() -> None:
         bench = Bench(a=[(60.0, FIRST), (1.0, SECOND)])
-        wire = bench.limiter._inner
+        wire = bench.limiter.accounts[0].call
 
         async def timed(request: Request, trace: Trace, /) -> Reply:
             try:
@@ -298,7 +298,7 @@ def test_a_time_limit_that_meets_the_second_answer_loses(virtually: Virtually) -
                 trace.attempts[-1].failure = CUT
                 raise CallFailed(CUT) from None
 
-        bench.limiter._inner = timed
+        bench.limiter.accounts[0].call = timed
         assert await bench.one("a") is SECOND
         task = asyncio.current_task()
         assert task is not None and task.cancelling() == 0
@@ -453,7 +453,7 @@ def test_a_mistake_in_the_second_one_is_the_rows(virtually: Virtually) -> None:
 def test_a_mistake_after_the_row_has_left_is_raised_at_the_end(virtually: Virtually) -> None:
     async def main() -> None:
         bench = Bench(a=[(3.0, FIRST), (60.0, SECOND)])
-        wire = bench.limiter._inner
+        wire = bench.limiter.accounts[0].call
 
         async def clumsy(request: Request, trace: Trace, /) -> Reply:
             try:
@@ -461,7 +461,7 @@ def test_a_mistake_after_the_row_has_left_is_raised_at_the_end(virtually: Virtua
             except asyncio.CancelledError:
                 raise ZeroDivisionError from None
 
-        bench.limiter._inner = clumsy
+        bench.limiter.accounts[0].call = clumsy
         assert await bench.one("a") is FIRST
         with pytest.raises(ZeroDivisionError):
             await bench.hedge.settled()
