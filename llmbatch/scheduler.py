@@ -107,6 +107,7 @@ class Scheduler:
         self._call: Call
         self._capacity: Callable[[], int]
         self._refilling = asyncio.Lock()
+        self._idle = 0
         self._reader: asyncio.Task[Any] | None = None
         self.preparing = 0
         self._workers: set[asyncio.Task[None]] = set()
@@ -184,8 +185,9 @@ class Scheduler:
         self._wake()
 
     def _wake(self, leaving: int = 0) -> None:
-        """Give the free places, and those of workers that are ``leaving`` theirs, to rows that have rested."""
-        while self._ripe and self._free() + leaving > 0:
+        """Give the free places, and those of workers that are ``leaving`` theirs or have no row, to rows that have
+        rested."""
+        while self._ripe and self._free() + self._idle + leaving > 0:
             rester = self._ripe.popleft()
             self._resters.discard(rester)
             if not rester.done():
@@ -235,13 +237,19 @@ class Scheduler:
             self._wake()
 
     async def _refill(self) -> bool:
-        """Get more into the feed, one worker at a time. False at the end."""
-        async with self._refilling:
-            job = None if self._done else self._feed.take()
-            if job is None:
-                if not self._done and not await self._read():
-                    self._exhausted = True
-                return not self._done
+        """Get more into the feed, one worker at a time. False at the end, or if rested rows have taken its place."""
+        self._idle += 1
+        try:
+            self._wake()
+            async with self._refilling:
+                if self._done or self._free() < 0:
+                    return False
+                job = self._feed.take()
+                if job is None:
+                    self._exhausted = not await self._read() or self._exhausted
+                    return not self._done
+        finally:
+            self._idle -= 1
         await self._do(job)
         return True
 
