@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -195,7 +195,8 @@ class Trace:
     ``failed_before``: an earlier run saw this row fail, so it says nothing of the server's health.
     ``retry_costs`` are the tokens that its retries took from the quota (rules/quota.py), ``unpaid`` counts the failures
     that found it empty, ``others_answered`` is how many good answers the run had at the last failure.
-    ``cost_usd`` is the price of the answer, None if there is none or its price is unknown.
+    ``cost_usd`` is the price of the answer, None if there is none or its price is unknown; ``cache_saved_usd`` is how
+    much more it would be without the provider's cache. ``began`` is called when the answer begins, if that is seen.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -206,6 +207,8 @@ class Trace:
     unpaid: int = 0
     others_answered: int | None = None
     cost_usd: float | None = None
+    cache_saved_usd: float | None = None
+    began: Callable[[], None] | None = None
 
     @property
     def ambiguous(self) -> int:
@@ -220,7 +223,7 @@ class Result:
     ``key`` is the fingerprint of the rendered request (``fp1:`` and 32 hex digits), None if it never rendered.
     ``request_ids`` are those of all tries, in order; ``request_id`` is the last try's. ``tasks`` are the lines of the
     row's tasks if it has any, ``partial_output`` the good answers among them where others failed, ``parts`` the results
-    of those that were asked in this run.
+    of those that were asked in this run. ``cache_saved_usd`` is as in Trace, and does not stand in the output.
     """
 
     row: int
@@ -240,6 +243,7 @@ class Result:
     partial_output: Mapping[str, Any] | None = None
     parts: tuple[Result, ...] | None = None
     skipped: bool = False
+    cache_saved_usd: float | None = None
 
     @property
     def ok(self) -> bool:

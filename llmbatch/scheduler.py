@@ -27,7 +27,8 @@ class Job:
 
     ``failed_before`` says that an earlier run has sent it in vain. Of a row that asks several things ``part`` is the
     name of this one, and ``group`` (parts.Group) what joins them. ``prepare``, if there is one, makes the request when
-    it is to be sent.
+    it is to be sent. ``tenant`` is whose row it is. ``began``, if there is one, is called when its answer begins.
+    ``kept_bytes`` is the size of what is kept of the row besides its request.
     """
 
     row: int
@@ -39,6 +40,9 @@ class Job:
     part: str | None = None
     group: Any = None
     prepare: Callable[[], Awaitable[Request]] | None = None
+    tenant: str | None = None
+    began: Callable[[], None] | None = None
+    kept_bytes: int = 0
 
 
 Outcome = Reply | Failure | None
@@ -63,6 +67,7 @@ def folded(job: Job, outcome: Outcome, trace: Trace) -> Result:
         input=job.input,
         request_ids=_request_ids(trace),
         skipped=outcome is None,
+        cache_saved_usd=trace.cache_saved_usd,
     )
 
 
@@ -82,7 +87,7 @@ class Feed(Protocol):
         ...
 
     async def refill(self) -> bool:
-        """Wait for more; False at the end. Called by one worker at a time."""
+        """Wait for more; False at the end. Called by one worker at a time, when none is at hand."""
         ...
 
 
@@ -261,7 +266,7 @@ class Scheduler:
             self._reader = None
 
     async def _do(self, job: Job) -> None:
-        trace = Trace(failed_before=job.failed_before)
+        trace = Trace(failed_before=job.failed_before, began=job.began)
         try:
             if job.prepare is not None:
                 job = replace(job, request=await self._prepared(job.prepare))
