@@ -57,7 +57,8 @@ def stream(
     """Send rows as they come and yield each Result as it comes, in completion order; no files.
 
     A row is a string (the prompt) or a mapping, as a line of an input file. ``async for`` over it with a slow body
-    slows the sending down. Nothing is kept: what was paid for is yours once you have it.
+    slows the sending down. Nothing is kept: what was paid for is yours once you have it. Each row is asked for when
+    there is a place for it; once one has a tenant or a long prompt, up to 64 MiB are read ahead (README, "Tenants").
     However many rows fail, it goes on; with ``max_failures`` it raises ProviderStopped.
     """
     for name in (

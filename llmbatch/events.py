@@ -176,10 +176,12 @@ nothing is left to send, and the last answers are waited for. ``idle``: nothing 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of a run at one moment, for the progress display; ``binding`` is what held it up lately."""
+    """The state of a run at one moment, for the progress display; ``binding`` is what held it up lately.
+    ``at_hand`` rows were read and not yet sent."""
 
     in_flight: int
     allowed: int
     waiting_retry: int
     gate_closed_s: float
     binding: Binding
+    at_hand: int = 0

@@ -15,6 +15,7 @@ from llmbatch.files.recovered import Recovered
 from llmbatch.parts import UNPREPARED, Group, Part, known_parts, prepared_job, split, whole_of
 from llmbatch.prepare import ANSWER, Images, Preparation
 from llmbatch.records import BadRow, Line, Request, Row
+from llmbatch.rules.fair import tenant_of
 from llmbatch.rules.fingerprint import Unwritable
 from llmbatch.rules.reasons import RowError
 from llmbatch.rules.request import RequestBuilder
@@ -247,7 +248,8 @@ class RowFeed:
     """Jobs for the scheduler. Rows that are not sent go to the desk on the way.
 
     ``taken`` counts rows, ``offset`` is where the next line begins. ``hooked``: answers are still worked on when they
-    are here, so they are kept apart until then.
+    are here, so they are kept apart until then. ``tenant_field`` names the field that says whose row it is,
+    which all rows should have if ``tenant_expected``.
     """
 
     def __init__(
@@ -259,7 +261,11 @@ class RowFeed:
         ready: Callable[[], Any],
         hooked: bool = False,
         preparation: Preparation | None = None,
+        tenant_field: str | None = None,
+        tenant_expected: bool = False,
     ) -> None:
+        self._tenant_field = tenant_field
+        self._tenant_expected = tenant_expected
         self._preparation = preparation
         self._reading = reading
         self._desk = desk
@@ -293,6 +299,15 @@ class RowFeed:
             self._desk.broken(error)
         return bool(self._lines)
 
+    def _tenant_of(self, fields: Mapping[str, Any]) -> str | None:
+        tenant = tenant_of(fields, self._tenant_field)
+        if tenant is None and self._tenant_expected:
+            self._reading.builder.warnings.add(
+                f"some rows have no text or number in {self._tenant_field!r:.60} (--tenant-field): they take turns as "
+                "one tenant"
+            )
+        return tenant
+
     def _take(self, rendered: Rendered) -> None:
         if rendered.decision.verdict not in SENT:
             self._desk.keep(rendered)
@@ -304,7 +319,17 @@ class RowFeed:
         assert rendered.key is not None, "a row that renders has a key"
         self.taken += 1
         row, shown = rendered.row, fields if self._include_input else None
-        job = Job(row.index, row.id, rendered.key, rendered.request, shown, rendered.failed_before)
+        keeps = self._include_input or self._hooked or self._preparation is not None or rendered.parts is not None
+        job = Job(
+            row.index,
+            row.id,
+            rendered.key,
+            rendered.request,
+            shown,
+            rendered.failed_before,
+            tenant=self._tenant_of(fields or {}),
+            kept_bytes=len(rendered.line.data) if keeps else 0,
+        )
         prepared = None
         if self._preparation is not None:
             assert isinstance(row, Row), "a row that renders is none that is bad"

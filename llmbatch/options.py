@@ -183,6 +183,11 @@ class RunOptions:
         _positive("--max-attempts", self.retry.attempts)
         _positive("--max-ambiguous-cost", self.max_ambiguous_cost_usd)
         _ = self.failure_limit
+        if self.tenant_column is None and (self.tenant_rpm is not None or self.tenant_concurrency is not None):
+            raise OptionsError(
+                "--tenant-rpm and --tenant-concurrency hold for each tenant: with a template, say with "
+                "--tenant-field FIELD where the rows name theirs"
+            )
         if self.tasks and self.template is not None:
             raise OptionsError("--template is one question and --task one of several: give one of the two")
         if self.hook_processes is not None and self.before is None and self.after is None:
@@ -213,6 +218,13 @@ class RunOptions:
     def key_envs(self) -> tuple[str, ...]:
         """The variables of keys that were named, none for the provider's usual ones."""
         return _several(self.key_env)
+
+    @property
+    def tenant_column(self) -> str | None:
+        """The field of a row that says whose it is; without a template, whose data may have any names, it has one."""
+        if self.tenant_field is not None:
+            return self.tenant_field
+        return "tenant" if self.template is None and not self.tasks else None
 
     @property
     def failure_limit(self) -> FailureLimit | None:

@@ -69,6 +69,20 @@ class Prices:
 
     def cost_usd(self, reply: Reply, asked_model: str) -> float | None:
         """The price of one answer by its reported usage; None if usage or price are not known exactly."""
+        rates = self._rates_for(reply, asked_model)
+        return None if rates is None else _cost(rates, reply.usage)
+
+    def cache_saved_usd(self, reply: Reply, asked_model: str) -> float | None:
+        """How much more the answer would cost without the provider's cache. Negative if writing to it cost more than
+        reading from it saved; None if it has no part in the answer, or as in ``cost_usd``."""
+        usage = reply.usage
+        if not usage.cached_input_tokens and not usage.cache_write_tokens:
+            return None
+        rates = self._rates_for(reply, asked_model)
+        return None if rates is None else _cache_saved(rates, usage)
+
+    def _rates_for(self, reply: Reply, asked_model: str) -> tuple[Rates, ...] | None:
+        """None if usage or price are not known exactly."""
         usage = reply.usage
         if self._url is None or usage.input_tokens is None or usage.output_tokens is None:
             return None
@@ -79,9 +93,7 @@ class Prices:
             rates = self._rates[key]
         except KeyError:
             rates = self._rates[key] = self._rates_of(*key)
-        if rates is None or not _is_text(usage, self._media.get(key, ())):
-            return None
-        return _cost(rates, usage, usage.input_tokens, usage.output_tokens)
+        return rates if rates is not None and _is_text(usage, self._media.get(key, ())) else None
 
     def at_most_usd(self, bound: TokenBound | None) -> float | None:
         """What a request with this bound costs at most: no discount, the dearest tier and hour."""
@@ -134,16 +146,33 @@ class Prices:
         return found if tier in _STANDARD_TIERS or _has_variant(found.model, tier) else None
 
 
-def _cost(rates: tuple[Rates, ...], usage: Usage, input_tokens: int, output_tokens: int) -> float | None:
-    cached, written = usage.cached_input_tokens or 0, usage.cache_write_tokens or 0
-    fresh = input_tokens - cached - written
-    if fresh < 0:
+def _cost(rates: tuple[Rates, ...], usage: Usage) -> float | None:
+    parts = _input_parts(usage)
+    if parts is None:
         return None
-    for rate in rates:
-        if input_tokens > rate.above_input_tokens:
-            break
+    (fresh, cached, written), rate = parts, _rate_at(rates, sum(parts))
     usd = fresh * rate.input_usd + cached * rate.cached_usd + written * rate.written_usd
-    return round(usd + output_tokens * rate.output_usd, 12)
+    return round(usd + (usage.output_tokens or 0) * rate.output_usd, 12)
+
+
+def _cache_saved(rates: tuple[Rates, ...], usage: Usage) -> float | None:
+    parts = _input_parts(usage)
+    if parts is None:
+        return None
+    (_, cached, written), rate = parts, _rate_at(rates, sum(parts))
+    saved = cached * (rate.input_usd - rate.cached_usd) - written * (rate.written_usd - rate.input_usd)
+    return round(saved, 12)
+
+
+def _input_parts(usage: Usage) -> tuple[int, int, int] | None:
+    """Tokens read afresh, from the cache, and written to it; None if they do not add up."""
+    cached, written = usage.cached_input_tokens or 0, usage.cache_write_tokens or 0
+    fresh = (usage.input_tokens or 0) - cached - written
+    return None if fresh < 0 else (fresh, cached, written)
+
+
+def _rate_at(rates: tuple[Rates, ...], input_tokens: int) -> Rates:
+    return next((rate for rate in rates if input_tokens > rate.above_input_tokens), rates[-1])
 
 
 def _is_simple(price: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -195,8 +195,9 @@ class Trace:
     ``failed_before``: an earlier run saw this row fail, so it says nothing of the server's health.
     ``retry_costs`` are the tokens that its retries took from the quota (rules/quota.py), ``unpaid`` counts the failures
     that found it empty, ``others_answered`` is how many good answers the run had at the last failure.
-    ``cost_usd`` is the price of the answer, None if there is none or its price is unknown. ``hedged``: another request
-    asks the same (``--hedge``), so what is in flight may have been paid for twice.
+    ``cost_usd`` is the price of the answer, None if there is none or its price is unknown; ``cache_saved_usd`` is how
+    much more it would be without the provider's cache. ``hedged``: another request asks the same (``--hedge``), so what
+    is in flight may have been paid for twice. ``began`` is called when the answer begins, if that is seen.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -208,6 +209,8 @@ class Trace:
     others_answered: int | None = None
     cost_usd: float | None = None
     hedged: bool = False
+    cache_saved_usd: float | None = None
+    began: Callable[[], None] | None = None
 
     @property
     def ambiguous(self) -> int:
@@ -223,7 +226,8 @@ class Result:
     ``request_ids`` are those of all tries, in order; ``request_id`` is the last try's. ``latency_s`` is that of
     the last try, if it was asked twice (``--hedge``) from the first sending to the answer that won. ``tasks`` are the
     lines of the row's tasks if it has any, ``partial_output`` the good answers among them where others failed,
-    ``parts`` the results of those that were asked in this run.
+    ``parts`` the results of those that were asked in this run. ``cache_saved_usd`` is as in Trace, and does not stand
+    in the output.
     """
 
     row: int
@@ -243,6 +247,7 @@ class Result:
     partial_output: Mapping[str, Any] | None = None
     parts: tuple[Result, ...] | None = None
     skipped: bool = False
+    cache_saved_usd: float | None = None
 
     @property
     def ok(self) -> bool:

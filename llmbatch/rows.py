@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from llmbatch.errors import InputError, ProviderStopped
@@ -15,6 +15,7 @@ from llmbatch.parts import Part, prepared_job, split, unsent, whole_of
 from llmbatch.prepare import ANSWER, Images, builder_of
 from llmbatch.providers.target import Target
 from llmbatch.records import BadRow, Request, Result, Row, Trace
+from llmbatch.rules.fair import tenant_of
 from llmbatch.rules.fingerprint import Unwritable
 from llmbatch.rules.reasons import RowError
 from llmbatch.scheduler import Job, Outcome, folded
@@ -60,6 +61,7 @@ class _Jobs:
         self._builder = builder_of(options, target)
         self._key_of = Identity(target, options.generation)
         self._images = Images(options, target)
+        self._tenant_field = options.tenant_column
         self._results = results
 
     def of(self, row: Row) -> list[Job]:
@@ -74,7 +76,8 @@ class _Jobs:
             self._results.add(unsent(whole.request))
             return []
         assert whole.key is not None, "what can be sent has a key"
-        job = Job(row.index, row.id, whole.key, whole.request)
+        tenant = tenant_of(row.fields, self._tenant_field)
+        job = Job(row.index, row.id, whole.key, whole.request, tenant=tenant)
         if built is None:
             return [prepared_job(job, None, self._images, ANSWER)]
         return split(job, parts, row.fields, {}, None, self._images, tasks=True)[1]
@@ -102,15 +105,17 @@ class _Results:
         self._taken = asyncio.Event()
         self._ended = False
 
-    def finish(self, job: Job, outcome: Outcome, trace: Trace) -> None:
+    def finish(self, job: Job, outcome: Outcome, trace: Trace) -> Awaitable[None] | None:
+        """What it returns is awaited: rows that were read ahead must not be sent for a consumer that is far behind."""
         result = folded(job, outcome, trace)
         if job.group is None:
             self.add(result)
-            return
-        assert job.part is not None, "a job of a group is one of its parts"
-        job.group.end(job.part, result)
-        if job.group.complete:
-            self.add(job.group.result())
+        else:
+            assert job.part is not None, "a job of a group is one of its parts"
+            job.group.end(job.part, result)
+            if job.group.complete:
+                self.add(job.group.result())
+        return self.room() if len(self._waiting) >= MAX_WAITING_RESULTS else None
 
     def add(self, result: Result) -> None:
         self._waiting.append(result)

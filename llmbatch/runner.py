@@ -121,6 +121,8 @@ class Run:
                 ready=self._desk.room,
                 hooked=self.options.after is not None,
                 preparation=self._preparation(),
+                tenant_field=self.options.tenant_column,
+                tenant_expected=self.options.tenant_field is not None,
             )
             self._desk.open(self._output, feed)
             try:

@@ -27,7 +27,8 @@ class Job:
 
     ``failed_before`` says that an earlier run has sent it in vain. Of a row that asks several things ``part`` is the
     name of this one, and ``group`` (parts.Group) what joins them. ``prepare``, if there is one, makes the request when
-    it is to be sent.
+    it is to be sent. ``tenant`` is whose row it is. ``began``, if there is one, is called when its answer begins.
+    ``kept_bytes`` is the size of what is kept of the row besides its request.
     """
 
     row: int
@@ -39,6 +40,9 @@ class Job:
     part: str | None = None
     group: Any = None
     prepare: Callable[[], Awaitable[Request]] | None = None
+    tenant: str | None = None
+    began: Callable[[], None] | None = None
+    kept_bytes: int = 0
 
 
 Outcome = Reply | Failure | None
@@ -63,6 +67,7 @@ def folded(job: Job, outcome: Outcome, trace: Trace) -> Result:
         input=job.input,
         request_ids=_request_ids(trace),
         skipped=outcome is None,
+        cache_saved_usd=trace.cache_saved_usd,
     )
 
 
@@ -82,7 +87,7 @@ class Feed(Protocol):
         ...
 
     async def refill(self) -> bool:
-        """Wait for more; False at the end. Called by one worker at a time."""
+        """Wait for more; False at the end. Called by one worker at a time, when none is at hand."""
         ...
 
 
@@ -107,6 +112,7 @@ class Scheduler:
         self._call: Call
         self._capacity: Callable[[], int]
         self._refilling = asyncio.Lock()
+        self._idle = 0
         self._reader: asyncio.Task[Any] | None = None
         self.preparing = 0
         self._workers: set[asyncio.Task[None]] = set()
@@ -184,8 +190,9 @@ class Scheduler:
         self._wake()
 
     def _wake(self, leaving: int = 0) -> None:
-        """Give the free places, and those of workers that are ``leaving`` theirs, to rows that have rested."""
-        while self._ripe and self._free() + leaving > 0:
+        """Give the free places, and those of workers that are ``leaving`` theirs or have no row, to rows that have
+        rested."""
+        while self._ripe and self._free() + self._idle + leaving > 0:
             rester = self._ripe.popleft()
             self._resters.discard(rester)
             if not rester.done():
@@ -235,13 +242,19 @@ class Scheduler:
             self._wake()
 
     async def _refill(self) -> bool:
-        """Get more into the feed, one worker at a time. False at the end."""
-        async with self._refilling:
-            job = None if self._done else self._feed.take()
-            if job is None:
-                if not self._done and not await self._read():
-                    self._exhausted = True
-                return not self._done
+        """Get more into the feed, one worker at a time. False at the end, or if rested rows have taken its place."""
+        self._idle += 1
+        try:
+            self._wake()
+            async with self._refilling:
+                if self._done or self._free() < 0:
+                    return False
+                job = self._feed.take()
+                if job is None:
+                    self._exhausted = not await self._read() or self._exhausted
+                    return not self._done
+        finally:
+            self._idle -= 1
         await self._do(job)
         return True
 
@@ -253,7 +266,7 @@ class Scheduler:
             self._reader = None
 
     async def _do(self, job: Job) -> None:
-        trace = Trace(failed_before=job.failed_before)
+        trace = Trace(failed_before=job.failed_before, began=job.began)
         try:
             if job.prepare is not None:
                 job = replace(job, request=await self._prepared(job.prepare))

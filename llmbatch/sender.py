@@ -35,9 +35,11 @@ from llmbatch.events import (
     Notice,
     Status,
 )
+from llmbatch.lineup import Lineup
 from llmbatch.machine import awake_and_asleep_s, raise_descriptors
 from llmbatch.options import RunOptions
 from llmbatch.prices import Prices
+from llmbatch.providers.cache_marks import wants_marks
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.bottleneck import Moment, WindowKind, window_kind
@@ -66,6 +68,9 @@ _TELLTALES = {
 }
 # Importing the price list takes some 150 ms of one processor: not before the first requests are on their way.
 PRICES_AFTER_S = 0.05
+_CACHES_ALONE = (
+    "--cache-prompt: nothing is marked, as servers of this dialect cache the beginnings of prompts on their own"
+)
 _NOT_STARTED = Status(0, 0, 0, 0.0, "idle")
 
 
@@ -105,6 +110,7 @@ class Sender:
         self._patience: asyncio.TimerHandle | None = None
         self._scheduler: Scheduler
         self._ceiling: int
+        self._lineup: Lineup
         self._finish: Finish
 
     @property
@@ -114,19 +120,23 @@ class Sender:
 
     def status(self, binding: Binding) -> Status:
         """The limiter at this moment; ``binding`` is what holds up the run."""
-        return _NOT_STARTED if self._stack is None else self._stack.limiter.status(self._scheduler.resting, binding)
+        if self._stack is None:
+            return _NOT_STARTED
+        return replace(self._stack.limiter.status(self._scheduler.resting, binding), at_hand=self._lineup.at_hand)
 
     def moment(self) -> Moment:
         """Where rows wait now, as far as the sender knows: it does not see the output, nor who prepares a row."""
         if self._stack is None:
             return Moment()
-        scheduler, limiter = self._scheduler, self._stack.limiter
+        scheduler, limiter, lineup = self._scheduler, self._stack.limiter, self._lineup
+        waiting = limiter.waiting()
         return replace(
-            limiter.waiting(),
+            waiting,
+            waits_for=waiting.waits_for or ("tenant" if scheduler.reading and lineup.limited else None),
             window=self._window_kind(limiter),
             loading=scheduler.preparing,
             resting=scheduler.resting,
-            waits_for_input=scheduler.reading,
+            waits_for_input=scheduler.reading and not lineup.at_hand,
             exhausted=not scheduler.taking,
         )
 
@@ -155,12 +165,19 @@ class Sender:
             if self._target.simulated:
                 self._endpoints = [replace(self._endpoints[0], target=await self._start_simulator(stack))]
             stack.enter_context(_hushed(asyncio.get_running_loop(), self._redactor.text))
+            if self._options.cache_prompt and not wants_marks(self._target.provider.name):
+                self._listen(Notice("info", _CACHES_ALONE))
             watch = Watch(_shortest_s(self._options), self._stood_still, awake_and_asleep_s)
             watching = asyncio.create_task(watch.run())
             stack.callback(watching.cancel)
-            self._scheduler = Scheduler(_WhileFine(feed, self._stopped_by_failures), self._finished)
+            lineup = Lineup(
+                feed, self._options.tenant_rpm, self._options.tenant_concurrency, asyncio.get_running_loop().time
+            )
+            self._lineup = await stack.enter_async_context(lineup)
+            self._scheduler = Scheduler(_WhileFine(lineup, self._stopped_by_failures), lineup.watching(self._finished))
             self._stack = self._layers(await self._accounts(stack, watch))
             self._stop.when_requested(self._drain)
+            self._stop.when_requested(lineup.stop)
             self._stop.when_abandoned(self._scheduler.abandon)
             loading = asyncio.get_running_loop().call_later(PRICES_AFTER_S, self._load_prices)
             try:
@@ -190,6 +207,7 @@ class Sender:
                 watch,
                 asyncio.get_running_loop().time,
                 stream=self._options.stream,
+                cache_prompt=self._options.cache_prompt,
                 proxy=endpoint.proxy,
                 learned=lambda limits: self._listen(LimitsLearned(in_words(limits))),
             )
@@ -345,8 +363,11 @@ class Sender:
         if isinstance(outcome, Reply):
             charged = outcome.charged_usd
             trace.cost_usd = self._prices.cost_usd(outcome, job.request.model) if charged is None else charged
+            trace.cache_saved_usd = self._prices.cache_saved_usd(outcome, job.request.model)
         elif outcome is not None and outcome.usage is not None:
-            trace.cost_usd = self._prices.cost_usd(Reply(None, None, None, outcome.usage), job.request.model)
+            paid = Reply(None, None, None, outcome.usage)
+            trace.cost_usd = self._prices.cost_usd(paid, job.request.model)
+            trace.cache_saved_usd = self._prices.cache_saved_usd(paid, job.request.model)
         written = self._finish(job, outcome, trace)
         if outcome is None:
             return written

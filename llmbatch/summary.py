@@ -31,6 +31,11 @@ class Tokens:
     reasoning: int = 0
     answers_without_usage: int = 0
 
+    @property
+    def cached_share(self) -> float | None:
+        """The share of input that came from the provider's cache, 0 to 1; None without input."""
+        return self.cached_input / self.input if self.input else None
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorCount:
@@ -127,7 +132,8 @@ class Summary:
     one counted. ``hedges`` are the second requests of ``--hedge``, ``hedges_won`` those that were answered first.
     ``in_flight_at_kill`` were in flight when the last run was killed: their rows are sent again too. The ``*_bound``
     say what these may have cost at most. ``flags`` counts the good answers with something odd about them. ``cost_usd``
-    is None while no price is known, and leaves out ``answers_without_price``. ``input_complete`` is False if the run
+    is None while no price is known, and leaves out ``answers_without_price``; ``cache_saved_usd`` is how much more it
+    would be without the provider's cache, less what it costs to write to it. ``input_complete`` is False if the run
     stopped before the end of the input: ``rows`` then counts what was read. ``input_truncated`` is True if the input
     itself ends too early (a cut gzip, a file that shrank): rows are missing. ``output`` is where the results now are,
     ``lines`` the JSONL of them.
@@ -163,6 +169,7 @@ class Summary:
     first_token_s: Percentiles | None = None
     tokens: Tokens = field(default_factory=Tokens)
     cost_usd: float | None = None
+    cache_saved_usd: float | None = None
     answers_without_price: int = 0
     errors: tuple[ErrorCount, ...] = ()
     finish_reasons: Mapping[str, int] = field(default_factory=dict)
@@ -190,6 +197,8 @@ class Summary:
             "first_token_s": _percentiles(self.first_token_s),
             **_tokens(self.tokens),
             "cost_usd": self.cost_usd,
+            "cached_input_share": _rounded(self.tokens.cached_share),
+            "cache_saved_usd": self.cache_saved_usd,
             **_bounds("ambiguous", self.ambiguous_bound),
             **_bounds("maybe_billed_twice", self.maybe_billed_twice_bound),
             **{name: self.flags.get(name, 0) for name in FLAGS},
@@ -233,6 +242,10 @@ def _percentiles(values: Percentiles | None) -> dict[str, float] | None:
 
 def _shares(shares: Mapping[str, float] | None) -> dict[str, float] | None:
     return None if shares is None else {name: round(share, 4) for name, share in shares.items()}
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
 
 
 def _bounds(name: str, bound: Exposure) -> dict[str, float | None]:

@@ -56,6 +56,7 @@ class Tally:
         self._input_tokens = self._output_tokens = self._cached_tokens = self._reasoning_tokens = 0
         self._without_usage = 0
         self._cost_usd: float | None = None
+        self._cache_saved_usd: float | None = None
         self._without_price = 0
         self._latency = Histogram()
         self._first_token = Histogram()
@@ -146,6 +147,7 @@ class Tally:
             first_token_s=_percentiles(self._first_token),
             tokens=self.tokens,
             cost_usd=self._cost_usd,
+            cache_saved_usd=self._cache_saved_usd,
             answers_without_price=self._without_price,
             errors=tuple(ErrorCount(word, n, self._examples[word]) for word, n in _most_first(self._errors)),
             finish_reasons=dict(_most_first(self._finish_reasons)),
@@ -210,6 +212,8 @@ class Tally:
         """What one request of a row cost and brought; a bad answer may have been paid for too."""
         if result.cost_usd is not None:
             self._cost_usd = (self._cost_usd or 0.0) + result.cost_usd
+        if result.cache_saved_usd is not None:
+            self._cache_saved_usd = (self._cache_saved_usd or 0.0) + result.cache_saved_usd
         if result.reply is None:
             if result.failure is not None and result.failure.usage is not None:
                 self._count_tokens(result.failure.usage)
@@ -290,7 +294,7 @@ class Tally:
             return max(run.rows - done, 0)
         if not run.input_bytes or not 0 < self._offset <= run.input_bytes:
             return None
-        begun = status.in_flight + status.waiting_retry
+        begun = status.in_flight + status.waiting_retry + status.at_hand
         return (done + begun) * run.input_bytes / self._offset - done
 
     def _to_send(self, left: float) -> float:

@@ -143,6 +143,36 @@ async def test_stream_takes_rows_as_they_come() -> None:
     assert seen == [expected_answer("first"), expected_answer("second")]
 
 
+async def test_stream_lets_tenants_take_turns() -> None:
+    """A generator is read ahead, and one that ends behind a large tenant ends early."""
+    rows = [{"prompt": f"large {number}", "tenant": "large"} for number in range(200)]
+    rows += [{"prompt": f"small {number}", "tenant": "small"} for number in range(5)]
+    seen = [
+        str(result.output).split()[1]
+        async for result in llmbatch.stream(iter(rows), model="sim/x", concurrency=2, sim={"latency": "0.01"})
+    ]
+    assert len(seen) == 205 and max(place for place, tenant in enumerate(seen) if tenant == "small") < 100
+
+
+async def test_rows_that_were_read_ahead_wait_for_a_slow_consumer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmbatch.rows.MAX_WAITING_RESULTS", 50)
+    ledger = tmp_path / "ledger.jsonl"
+
+    def billed() -> int:
+        return len(ledger.read_text().splitlines())
+
+    rows = [{"prompt": f"prompt {number}", "tenant": f"t{number % 3}"} for number in range(300)]
+    results = llmbatch.stream(rows, model="sim/x", concurrency=4, sim={"ledger": str(ledger)})
+    await anext(results)
+    while billed() < 50:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    assert billed() <= 50 + 1 + 4
+    assert len([result async for result in results]) == 299
+
+
 @pytest.mark.parametrize("leave", ["break", "error"])
 async def test_leaving_a_stream_early_leaves_nothing_running(leave: str) -> None:
     taken = 0

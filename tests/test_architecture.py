@@ -38,6 +38,7 @@ LEVEL = {
     "parts": 5,
     "output": 5,
     "endpoints": 5,
+    "lineup": 5,
     "sender": 6,
     "feed": 6,
     "opening": 6,

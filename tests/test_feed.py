@@ -161,3 +161,33 @@ async def test_room_is_waited_for_before_further_lines(tmp_path: Path) -> None:
     assert await waiting is True
     assert feed.take() is not None
     assert await feed.refill() is False
+
+
+@pytest.mark.parametrize("include_input", [False, True])
+async def test_a_row_says_whose_it_is_and_nobody_else_hears_of_it(tmp_path: Path, include_input: bool) -> None:
+    lines = ['{"prompt": "a", "tenant": "x"}', '{"prompt": "a", "tenant": 7}', '{"prompt": "a", "team": "y"}', '"a"']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    reading = await reading_of(str(tmp_path / "in.jsonl"))
+    jobs = await jobs_of(
+        RowFeed(reading, Desk(), include_input=include_input, ready=no_wait, tenant_field="tenant")  # type: ignore[arg-type]
+    )
+    assert [job.tenant for job in jobs] == ["x", "7", None, None]
+    assert len({job.key for job in jobs}) == 1 and all(job.request == jobs[0].request for job in jobs)
+    assert reading.warnings == []
+    assert [job.kept_bytes for job in jobs] == [len(line) if include_input else 0 for line in lines]
+
+
+@pytest.mark.parametrize(("field", "warned"), [("tenant", 0), ("tennant", 1)])
+async def test_a_tenant_field_that_rows_do_not_have_is_told_once(tmp_path: Path, field: str, warned: int) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "tenant": "x"}\n' * 3)
+    reading = await reading_of(str(tmp_path / "in.jsonl"))
+    feed = RowFeed(
+        reading,
+        Desk(),  # type: ignore[arg-type]
+        include_input=False,
+        ready=no_wait,
+        tenant_field=field,
+        tenant_expected=True,
+    )
+    assert len(await jobs_of(feed)) == 3
+    assert len(reading.warnings) == warned and all("'tennant' (--tenant-field)" in one for one in reading.warnings)

@@ -26,6 +26,7 @@ from llmbatch.prices import Prices
 from llmbatch.records import Reply, TokenBound, Usage
 
 URL = "https://api.openai.com/v1/chat/completions"
+ANTHROPIC = "https://api.anthropic.com/v1/messages"
 
 
 def reply(model: str | None, usage: Usage, tier: str | None = None) -> Reply:
@@ -60,6 +61,41 @@ def test_a_cost_is_the_librarys_own(model: str, usage: Usage, tier: str | None) 
     )
     assert Prices(URL).cost_usd(reply(model, usage, tier), "?") == pytest.approx(float(theirs.total_price), rel=1e-12)
     assert Prices(URL).cost_usd(reply(None, usage, tier), model) is not None
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "usage"),
+    [
+        (URL, "gpt-4o", Usage(1000, 100, 400)),
+        (URL, "gpt-5.4", Usage(272_001, 10, 272_000)),
+        (URL, "gpt-5.6-luna", Usage(2000, 10, 500, 0, 1000)),
+        (ANTHROPIC, "claude-sonnet-4-5", Usage(3000, 10, 2000, 0, 500)),
+        (ANTHROPIC, "claude-sonnet-4-5", Usage(3000, 10, 0, 0, 2500)),
+    ],
+)
+def test_what_the_cache_saves_is_the_price_without_it_less_the_price(url: str, model: str, usage: Usage) -> None:
+    prices = Prices(url)
+    without = prices.cost_usd(reply(model, Usage(usage.input_tokens, usage.output_tokens)), "?")
+    cost, saved = prices.cost_usd(reply(model, usage), "?"), prices.cache_saved_usd(reply(model, usage), "?")
+    assert without is not None and cost is not None
+    assert saved == pytest.approx(without - cost, abs=1e-11)
+    assert saved < 0 if not usage.cached_input_tokens else saved > 0
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "usage"),
+    [
+        (None, "gpt-4o", Usage(1000, 1, 500)),
+        (URL, "gpt-unheard-of", Usage(1000, 1, 500)),
+        (URL, "gpt-4o", Usage(1000, 1)),
+        (URL, "gpt-4o", Usage(1000, 1, 0, 0, 0)),
+        (URL, "gpt-4o", Usage(1000, 1, 1001)),
+        (URL, "gpt-4o", Usage(None, 1, 5)),
+        (ANTHROPIC, "claude-sonnet-4-5", Usage(3000, 10, 500, 0, 1000, None, 1000)),
+    ],
+)
+def test_nothing_is_said_of_savings_that_are_not_known(url: str | None, model: str, usage: Usage) -> None:
+    assert Prices(url).cache_saved_usd(reply(model, usage), model) is None
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,47 @@ def test_a_slow_input_holds_up_nothing_that_is_there(virtually: Virtually) -> No
 # Retries
 
 
+def test_a_row_that_has_rested_goes_on_though_the_input_is_silent(virtually: Virtually) -> None:
+    """All workers wait for a line that never comes; none of them keeps its place from the row."""
+
+    def answer(sent: Sent) -> tuple[float, Reply | Failure]:
+        return 1.0, PONG if sent.attempt == 2 else BUSY
+
+    async def main() -> None:
+        bench = Bench(answer, Never(2), window=2, limits=RetryLimits(base_s=10.0))
+        asyncio.get_running_loop().call_later(100.0, bench.stop)
+        await bench.run()
+        assert bench.good == 2 and bench.script.times_s == [0.0, 0.0, 6.0, 6.0]
+        assert bench.script.most_in_flight == 2
+
+    virtually(main())
+
+
+def test_rested_rows_and_new_ones_together_are_never_more_than_the_capacity(virtually: Virtually) -> None:
+    async def main() -> None:
+        busy = most = 0
+
+        async def call(request: Request, trace: Trace) -> Reply:
+            nonlocal busy, most
+            for _ in range(3):
+                busy += 1
+                most = max(most, busy)
+                await asyncio.sleep(1.0)
+                busy -= 1
+                await scheduler.rest(4.0)
+            return PONG
+
+        ended: list[int] = []
+        scheduler = Scheduler(
+            Batches(40, at_once=3, wait_s=2.0),
+            lambda job, outcome, trace: ended.append(job.row),  # type: ignore[arg-type,return-value]
+        )
+        await scheduler.run(call, lambda: 3)
+        assert most == 3 and sorted(ended) == list(range(1, 41))
+
+    virtually(main())
+
+
 def test_a_row_waiting_to_retry_holds_no_slot_and_no_worker(virtually: Virtually) -> None:
     """With one slot and one worker, 20 rows go on while the first one rests for 30 s."""
 

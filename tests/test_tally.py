@@ -55,6 +55,24 @@ def answers(tally: Tally, n: int, **changes: Any) -> None:
         tally(RowEnded(replace(ANSWER, **changes)))
 
 
+def test_what_the_cache_saved_is_summed_up_and_not_known_without_a_price(tally: Tally) -> None:
+    answers(tally, 2)
+    assert tally.summary(rows=2, pending=0, exit_code=0).to_json()["cache_saved_usd"] is None
+    answers(tally, 1, cache_saved_usd=0.5)
+    answers(tally, 1, cache_saved_usd=-0.125)
+    said = tally.summary(rows=4, pending=0, exit_code=0).to_json()
+    assert (said["cached_input_share"], said["cache_saved_usd"]) == (round(1 / 3, 4), 0.375)
+
+
+def test_rows_that_were_read_and_not_sent_are_no_progress(tally: Tally) -> None:
+    """All of the input is read, and 10 of its 100 rows are done."""
+    tally(replace(STARTED, rows=None, input_bytes=1000))
+    for _ in range(10):
+        tally(RowEnded(ANSWER, input_offset=1000))
+    shown = tally.snapshot(replace(STATUS, in_flight=4, at_hand=86))
+    assert shown.fraction == pytest.approx(0.1)
+
+
 def test_rows_of_this_run_and_of_earlier_ones_are_counted_apart(tally: Tally) -> None:
     answers(tally, 3)
     tally(RowEnded(failed(TOO_LONG)))
@@ -244,8 +262,9 @@ def test_names_of_the_json_summary_are_stable(tally: Tally) -> None:
         "exit_code rows ok failed skipped pending ok_before failed_before input_complete input_truncated"
         " requests retries rate_limited ambiguous maybe_billed_twice hedges hedges_won"
         " in_flight_at_kill adds_up wall_s rows_per_s latency_s first_token_s input_tokens"
-        " output_tokens cached_input_tokens reasoning_tokens answers_without_usage cost_usd ambiguous_usd"
-        " ambiguous_input_tokens ambiguous_output_tokens maybe_billed_twice_usd maybe_billed_twice_input_tokens"
+        " output_tokens cached_input_tokens reasoning_tokens answers_without_usage cost_usd"
+        " cached_input_share cache_saved_usd ambiguous_usd ambiguous_input_tokens ambiguous_output_tokens"
+        " maybe_billed_twice_usd maybe_billed_twice_input_tokens"
         " maybe_billed_twice_output_tokens empty model_mismatch choices_mismatch answers_without_price errors"
         " finish_reasons binding_shares advice output next_command notices hooks"
     )

@@ -28,6 +28,7 @@ from llmbatch.calls.limit import ABANDONED
 from llmbatch.calls.received import Received
 from llmbatch.options import Timeouts
 from llmbatch.providers.base import Provider
+from llmbatch.providers.cache_marks import with_cache_marks
 from llmbatch.providers.openai_errors import request_id
 from llmbatch.providers.target import Target
 from llmbatch.records import Attempt, CallFailed, Failure, FailureClass, Reply, Request, Trace
@@ -139,14 +140,15 @@ Session = aiohttp.ClientSession
 class _Asked:
     """One request on its way, and what has come of its answer."""
 
-    __slots__ = ("attempt", "data", "provider", "received", "stream", "url")
+    __slots__ = ("attempt", "began", "data", "provider", "received", "stream", "url")
 
-    def __init__(self, provider: Provider, url: URL, data: bytes, stream: bool, attempt: Attempt) -> None:
+    def __init__(self, provider: Provider, url: URL, data: bytes, stream: bool, trace: Trace) -> None:
         self.provider = provider
         self.url = url
         self.data = data
         self.stream = stream
-        self.attempt = attempt
+        self.attempt = trace.attempts[-1]
+        self.began = trace.began
         self.received = Received()
 
 
@@ -163,6 +165,7 @@ class Wire:
         clock: Callable[[], float],
         *,
         stream: bool,
+        cache_prompt: bool = False,
         proxy: Proxy | None = None,
         learned: Callable[[Limits], None] | None = None,
     ) -> None:
@@ -175,6 +178,7 @@ class Wire:
         self._watch = watch
         self._clock = clock
         self._stream = stream
+        self._cache_prompt = cache_prompt
         self._headers = CIMultiDict(headers)
         self._dialect_headers: dict[str, CIMultiDict[str]] = {}
         self._proxy = None if proxy is None else proxy.url
@@ -195,6 +199,8 @@ class Wire:
         trace.attempts.append(attempt)
         provider = self._target.dialect(request)
         body = provider.encode(request)
+        if self._cache_prompt:
+            body = with_cache_marks(provider.name, body)
         stream = self._stream and provider.streams
         data = orjson.dumps(provider.streamed(body) if stream else body)
         total_s = self._timeouts.total_s
@@ -206,7 +212,7 @@ class Wire:
         elif provider.max_body_bytes is not None and len(data) > provider.max_body_bytes:
             outcome = _too_large(len(data), provider.max_body_bytes)
         else:
-            asked = _Asked(provider, self._url_of(provider, request.model, stream), data, stream, attempt)
+            asked = _Asked(provider, self._url_of(provider, request.model, stream), data, stream, trace)
             with self._watch.guard(total_s, first_token_s) as guard:
                 try:
                     outcome = await self._exchange(asked, guard, total_s)
@@ -320,6 +326,8 @@ class Wire:
                         guard.heard(self._timeouts.idle_s)
                         if attempt.first_token_s is None:
                             attempt.first_token_s = self._clock() - attempt.sent_s
+                            if asked.began is not None:
+                                asked.began()
         except (aiohttp.ClientError, OSError):
             pass  # the decoder knows whether the end marker came, and keeps what came before the cut
         return answer.finish()

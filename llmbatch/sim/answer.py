@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from llmbatch.sim.answers import CHARS_PER_TOKEN, count_tokens, expected_answer, prompt_hash
-from llmbatch.sim.ask import CACHEABLE_TOKENS, Ask
+from llmbatch.sim.ask import Ask
 from llmbatch.sim.schemas import example
 
 
@@ -48,10 +48,10 @@ class Answer:
         return {} if self.cut else orjson.loads(self.text)
 
 
-def answer_to(ask: Ask, number: int, created: int, output_tokens: int | None, cached: bool = False) -> Answer:
+def answer_to(ask: Ask, number: int, created: int, output_tokens: int | None, cached_tokens: int = 0) -> Answer:
     """The answer of ``output_tokens`` (its natural length when None), cut at the request's maximum.
 
-    JSON keeps its natural length. ``cached`` says that the prompt's prefix was seen before.
+    JSON keeps its natural length. ``cached_tokens`` of the prompt are read from the cache.
     """
     text = _text(ask, output_tokens)
     tokens, reasoning_tokens, cut = count_tokens(text), ask.reasoning_tokens, False
@@ -59,7 +59,7 @@ def answer_to(ask: Ask, number: int, created: int, output_tokens: int | None, ca
         reasoning_tokens = min(reasoning_tokens, ask.max_tokens)
         tokens, cut = ask.max_tokens - reasoning_tokens, True
         text = text[: tokens * CHARS_PER_TOKEN]
-    cacheable_tokens = CACHEABLE_TOKENS if ask.prefix else 0
+    cacheable_tokens = max((one.tokens for one in ask.prefixes if one.written), default=0)
     return Answer(
         ask=ask,
         number=number,
@@ -68,8 +68,8 @@ def answer_to(ask: Ask, number: int, created: int, output_tokens: int | None, ca
         tokens=tokens,
         cut=cut,
         reasoning_tokens=reasoning_tokens,
-        cached_tokens=cacheable_tokens if cached else 0,
-        cache_written_tokens=cacheable_tokens if ask.writes_cache and not cached else 0,
+        cached_tokens=cached_tokens,
+        cache_written_tokens=max(0, cacheable_tokens - cached_tokens) if ask.writes_cache else 0,
     )
 
 

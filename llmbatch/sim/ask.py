@@ -35,6 +35,15 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """A beginning of a prompt: what stands for it, its tokens, and whether it is written into the cache."""
+
+    digest: bytes
+    tokens: int
+    written: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One request.
 
@@ -43,7 +52,7 @@ class Ask:
     max_tokens       reasoning included
     schema           the JSON Schema the answer must fit
     tool             the function the answer must call
-    prefix           stands for the first 1,024 tokens when they can be cached
+    prefixes         beginnings that can be cached, the shortest first
     writes_cache     what is written into the cache is reported
     texts            to embed, each into ``dimensions`` numbers
     """
@@ -60,7 +69,7 @@ class Ask:
     shows_thoughts: bool = False
     schema: Any = None
     tool: Tool | None = None
-    prefix: bytes | None = None
+    prefixes: tuple[Prefix, ...] = ()
     writes_cache: bool = False
     texts: tuple[str, ...] = ()
     dimensions: int = 0
@@ -79,12 +88,13 @@ def tokens_of(turns: Sequence[Turn]) -> int:
     return sum([count_tokens(turn.text) + IMAGE_TOKENS * turn.images for turn in turns])
 
 
-def prefix_of(turns: Sequence[Turn], tokens: int) -> bytes | None:
-    """What stands for the first `CACHEABLE_TOKENS` of the ``tokens`` of ``turns``; None when they are fewer."""
+def prefixes_of(turns: Sequence[Turn], tokens: int) -> tuple[Prefix, ...]:
+    """The first `CACHEABLE_TOKENS` of the ``tokens`` of ``turns``; none when they are fewer."""
     if tokens < CACHEABLE_TOKENS:
-        return None
+        return ()
     text = "\0".join([turn.text for turn in turns])[: CACHEABLE_TOKENS * CHARS_PER_TOKEN]
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return (Prefix(digest, CACHEABLE_TOKENS),)
 
 
 def tool_called(tools: Sequence[Tool], must: bool, turns: Sequence[Turn]) -> Tool | None:

@@ -10,7 +10,7 @@ from llmbatch.sim.ask import (
     Tool,
     Turn,
     any_json,
-    prefix_of,
+    prefixes_of,
     prompt_turn,
     tokens_of,
     tool_called,
@@ -128,7 +128,7 @@ def parse_chat(body: bytes, deployment: str = "") -> Ask:
         reasoning_tokens=REASONING_TOKENS[effort] if effort else 0,
         schema=_schema(fields.get("response_format"), turn.text),
         tool=_tool(fields, turns) if fields.get("tools") or fields.get("tool_choice") else None,
-        prefix=prefix_of(turns, tokens),
+        prefixes=prefixes_of(turns, tokens),
         writes_cache=writes_cache(fields["model"]),
     )
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmbatch.sim.ask import REASONING_TOKENS, Ask, Tool, Turn, any_json, prefix_of, prompt_turn, tokens_of, tool_called
+from llmbatch.sim.ask import (
+    REASONING_TOKENS,
+    Ask,
+    Tool,
+    Turn,
+    any_json,
+    prefixes_of,
+    prompt_turn,
+    tokens_of,
+    tool_called,
+)
 from llmbatch.sim.dialect import json_object
 from llmbatch.sim.fields import ARRAY, BOOLEAN, OBJECT, STRING, Field, check_fields, choice, integer, number
 from llmbatch.sim.gemini import GEMINI, WORDS, invalid
@@ -133,7 +143,7 @@ def parse_generate(body: bytes, model: str, stream: bool) -> Ask:
         shows_thoughts=bool(thinking.get("includeThoughts")),
         schema=_schema(config, turn.text),
         tool=_tool(fields, turns) if fields.get("tools") or fields.get("toolConfig") else None,
-        prefix=prefix_of(turns, tokens),
+        prefixes=prefixes_of(turns, tokens),
     )
 
 

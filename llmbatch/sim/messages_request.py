@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmbatch.sim.anthropic import ANTHROPIC, WORDS, invalid
-from llmbatch.sim.ask import REASONING_TOKENS, Ask, Tool, Turn, prefix_of, prompt_turn, tokens_of, tool_called
+from llmbatch.sim.ask import REASONING_TOKENS, Ask, Tool, Turn, prompt_turn, tokens_of, tool_called
+from llmbatch.sim.cache_marks import marked_prefixes
 from llmbatch.sim.claude_models import check_model
 from llmbatch.sim.dialect import json_object
 from llmbatch.sim.fields import (
@@ -119,7 +120,8 @@ def parse_messages(body: bytes, headers: Mapping[str, str]) -> Ask:
     if fields.get("system") is not None:
         turns.insert(0, _turn("system", fields["system"], "system", version))
     turn, tokens = prompt_turn(turns), tokens_of(turns)
-    writes_cache = fields.get("cache_control") is not None or b'"cache_control"' in body
+    tool = _tool(fields, turns) if fields.get("tools") or fields.get("tool_choice") else None
+    prefixes = marked_prefixes(fields, tokens)
     return Ask(
         model=fields["model"],
         prompt=turn.text,
@@ -130,9 +132,9 @@ def parse_messages(body: bytes, headers: Mapping[str, str]) -> Ask:
         reasoning_tokens=_thinking_tokens(fields),
         shows_thoughts=(fields.get("thinking") or {}).get("display") == "summarized",
         schema=_schema(fields.get("output_config") or {}),
-        tool=_tool(fields, turns) if fields.get("tools") or fields.get("tool_choice") else None,
-        prefix=prefix_of(turns, tokens) if writes_cache else None,
-        writes_cache=writes_cache,
+        tool=tool,
+        prefixes=prefixes,
+        writes_cache=bool(prefixes),
     )
 
 
@@ -211,6 +213,8 @@ def _check_block(block: Any, role: str, where: str, version: str) -> None:
     check_fields(block, table, WORDS, f"{where}.{kind}", required)
     if block.get("cache_control") is not None:
         _check_cache_control(block["cache_control"], f"{where}.{kind}.cache_control")
+        if kind == "text" and not block["text"]:
+            raise invalid(f"{where}.{kind}: cache_control cannot be set for empty text blocks")
     if kind == "text" and not block["text"]:
         raise invalid("messages: text content blocks must be non-empty")
     if kind in ("image", "document"):

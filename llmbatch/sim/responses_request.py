@@ -10,7 +10,7 @@ from llmbatch.sim.ask import (
     Tool,
     Turn,
     any_json,
-    prefix_of,
+    prefixes_of,
     prompt_turn,
     tokens_of,
 )
@@ -147,7 +147,7 @@ def parse_responses(body: bytes) -> Ask:
         shows_thoughts=bool(reasoning.get("summary")),
         schema=_schema(fields.get("text") or {}, turn.text),
         tool=_tool(fields, turns) if fields.get("tools") or fields.get("tool_choice") else None,
-        prefix=prefix_of(turns, tokens),
+        prefixes=prefixes_of(turns, tokens),
         writes_cache=writes_cache(fields["model"]),
     )
 

@@ -143,12 +143,15 @@ class Service:
         prompt, n = prompt_hash(ask.prompt), self._ledger.received
         seen = self._seen[prompt]
         fate = self._fate(prompt, seen)
-        answer = answer_to(ask, n, int(time_s), fate.output_tokens, cached=ask.prefix in self._cache)
+        answer = answer_to(ask, n, int(time_s), fate.output_tokens, self._cache.tokens_of(ask.prefixes, now_s))
         if refusal := self._limiter.admit(now_s, ask.prompt_tokens, answer.output_tokens):
             raise vendor.rate_limited(ask.model, refusal)
         # A refused request does not count as seen, so that limits do not change what happens to the others.
         self._seen[prompt] = seen + 1
-        self._cache.add(ask.prefix)
+        timing = timing_of(
+            fate.latency_s, fate.first_token_s, answer.tokens + answer.reasoning_tokens, self._options.tokens_per_s
+        )
+        self._cache.add(ask.prefixes, now_s + timing.first_s)
         fault = scripted_fault(self._options.script, n, ask.prompt, seen) or fate.fault
         if fault is not None:
             self._ledger.faults[fault] += 1
@@ -160,12 +163,7 @@ class Service:
             dialect=dialect,
             answer=answer,
             stream=dialect.stream(answer) if ask.stream and dialect.stream else None,
-            timing=timing_of(
-                fate.latency_s,
-                fate.first_token_s,
-                answer.tokens + answer.reasoning_tokens,
-                self._options.tokens_per_s,
-            ),
+            timing=timing,
             fault=fault,
             bill=Bill(self._request_id, dialect.name, prompt, ask.model, *tokens, fault),
             headers=[*self._headers(vendor, now_s, time_s), *self._fault_headers(fault)],

@@ -97,6 +97,8 @@ def _figures(summary: Summary) -> Iterator[str]:
     if summary.requests:
         yield _figure("tokens", _tokens(summary))
         yield _figure("cost", _cost(summary))
+    if summary.tokens.cached_input or summary.cache_saved_usd:
+        yield _figure("cached", _cached(summary))
     if summary.ambiguous or summary.in_flight_at_kill:
         yield from _billing(summary)
     if len(summary.finish_reasons) > 1 or not summary.finish_reasons.keys() <= _ORDINARY_ENDS:
@@ -147,6 +149,15 @@ def _cost(summary: Summary) -> str:
         return "unknown"
     missing = summary.answers_without_price
     return money(summary.cost_usd) + (f", without {count(missing, 'answer')} of unknown price" if missing else "")
+
+
+def _cached(summary: Summary) -> str:
+    share, usd = f"{summary.tokens.cached_share or 0:.0%} of input tokens", summary.cache_saved_usd
+    if not usd:
+        return share
+    return (
+        f"{share}, {money(usd)} saved" if usd > 0 else f"{share}; writing them cost {money(-usd)} more than was saved"
+    )
 
 
 def _billing(summary: Summary) -> Iterator[str]:

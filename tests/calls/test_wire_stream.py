@@ -8,7 +8,7 @@ from base64 import b64encode
 from dataclasses import replace
 
 import pytest
-from raw_server import ANSWER, KEY, QUICK, ask, chunked, http, once, says, serve, wired
+from raw_server import ANSWER, KEY, QUICK, ask, chunked, http, once, read_request, says, serve, wired
 
 from llmbatch.records import Failure, Reply, Trace
 from llmbatch.rules.kept import EXCERPT_BYTES
@@ -168,3 +168,20 @@ async def test_a_server_that_never_ends_the_body_holds_nobody_up() -> None:
     async with serve(says(HEAD + chunk(WHOLE), 2.0)) as server, wired(server.url, stream=True) as wire:
         assert isinstance(await ask(wire), Reply)
         assert time.monotonic() - started_s < 0.15
+
+
+async def test_whoever_waits_for_the_beginning_of_an_answer_is_told_before_its_end() -> None:
+    begun = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(HEAD + chunk(PING))
+        await asyncio.sleep(0.05)
+        assert not begun.is_set()
+        writer.write(chunk(token("Hel")))
+        await asyncio.wait_for(begun.wait(), 5)
+        writer.write(chunk(token("lo") + STOP + DONE) + LAST)
+
+    async with serve(script) as server, wired(server.url, stream=True) as wire:
+        reply = await ask(wire, trace=Trace(began=begun.set))
+    assert isinstance(reply, Reply) and reply.output == "Hello" and not server.errors

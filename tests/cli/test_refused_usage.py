@@ -47,6 +47,10 @@ USAGE = {
     "url_with_a_port_out_of_range": (["in.jsonl", "-m", "x", "--base-url", "http://h:70000/v1"], "--base-url"),
     "bad_concurrency": (["in.jsonl", "-m", "sim/x", "-c", "0"], "--concurrency"),
     "bad_rpm": (["in.jsonl", "-m", "sim/x", "--rpm", "0"], "--rpm"),
+    "tenants_of_a_template": (
+        ["in.jsonl", "-m", "sim/x", "-t", "{{ prompt }}", "--tenant-rpm", "5"],
+        "--tenant-field FIELD",
+    ),
     "bad_duration": (["in.jsonl", "-m", "sim/x", "--timeout", "soon"], "30s"),
     "bad_hedge": (["in.jsonl", "-m", "sim/x", "--hedge", "p99"], "give p95, or a time such as 10s"),
     "hedge_at_once": (["in.jsonl", "-m", "sim/x", "--hedge", "0s"], "--hedge must be above 0"),

@@ -159,8 +159,44 @@ async def test_a_prompt_seen_before_is_cached(name: str):
     more = {"cache_control": {"type": "ephemeral"}} if name == "anthropic" else {}
     async with sim() as client:
         usages = [tokens_of(name, (await client.ask(endpoint, **more))[2]) for _ in range(2)]
-    assert [usage[3] for usage in usages] == [0, 1024]
+    assert [usage[3] for usage in usages] == [0, 1350 if name == "anthropic" else 1024]  # all that is marked
     assert usages[0][0] == usages[1][0] == 1350
+
+
+async def test_requests_that_come_together_find_nothing_in_the_cache():
+    endpoint = endpoints("The same long instruction. " * 200)["openai-chat"]
+    async with sim(latency="0.1") as client:
+        together = await asyncio.gather(*(client.ask(endpoint) for _ in range(3)))
+        later = await client.ask(endpoint)
+    usages = [tokens_of("openai-chat", body)[3] for _, _, body in [*together, later]]
+    assert usages == [0, 0, 0, 1024]
+
+
+LONG = "The same long instruction. " * 200
+MARK: dict[str, Any] = {"cache_control": {"type": "ephemeral"}}
+
+
+def block(text: str, **more: Any) -> dict[str, Any]:
+    return {"type": "text", "text": text, **more}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "cached"),
+    [
+        ([block(LONG, **MARK), block("one")], [block(LONG, **MARK), block("two")], 1350),
+        ([block(LONG), block("one", **MARK)], [block(LONG), block("two", **MARK)], 0),  # nothing ends at LONG
+        ([block(LONG, **MARK), block("one")], [block(LONG), block("two", **MARK)], 1350),  # looks back
+        ([block(LONG), block("one")], [block(LONG), block("one")], 0),
+        ([block("short", **MARK), block(LONG)], [block("short", **MARK), block(LONG)], 0),
+        ([block(LONG, **MARK)], [block("x" + LONG, **MARK)], 0),
+    ],
+)
+async def test_anthropic_caches_up_to_the_marks(first: list[Any], second: list[Any], cached: int):
+    async with sim() as client:
+        endpoint = endpoints()["anthropic"]
+        await client.ask(endpoint, messages=[{"role": "user", "content": first}])
+        body = (await client.ask(endpoint, messages=[{"role": "user", "content": second}]))[2]
+    assert tokens_of("anthropic", body)[3] == cached
 
 
 @pytest.mark.parametrize(

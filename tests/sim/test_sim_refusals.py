@@ -96,6 +96,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("gemini", {"model": "models/other"}, "models/other"),
     ("gemini", {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}}, "function_declarations"),
+    (
+        "anthropic",
+        {"system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}] * 5},
+        "A maximum of 4 blocks with cache_control may be provided. Found 5.",
+    ),
+    (
+        "anthropic",
+        {"system": [{"type": "text", "text": "", "cache_control": {"type": "ephemeral"}}]},
+        "cache_control cannot be set for empty text blocks",
+    ),
 ]
 
 

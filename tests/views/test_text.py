@@ -77,6 +77,7 @@ latency     p50 0.84 s, p95 2.10 s, max 14.2 s
             first token p50 0.20 s, p95 0.40 s, max 0.90 s
 tokens      31,020 in (2,048 cached), 12,400 out (300 reasoning); 3 answers without usage
 cost        unknown
+cached      7% of input tokens
 billed?     4 requests may have been billed twice
             1 request may have been billed without an answer
             12 requests in flight when the last run was killed
@@ -124,6 +125,23 @@ def test_an_interrupted_run_says_how_to_continue() -> None:
     assert text.endswith(
         "Results so far: a.jsonl.partial\nTo continue, run the same command again:\n  llmbatch run x\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("cached", "saved_usd", "line"),
+    [
+        (0, None, None),
+        (0, 0.0, None),
+        (620, None, "cached      62% of input tokens\n"),
+        (620, 0.12, "cached      62% of input tokens, $0.12 saved\n"),
+        (620, -0.12, "cached      62% of input tokens; writing them cost $0.12 more than was saved\n"),
+        (0, -0.12, "cached      0% of input tokens; writing them cost $0.12 more than was saved\n"),
+    ],
+)
+def test_what_the_cache_gave(cached: int, saved_usd: float | None, line: str | None) -> None:
+    text = render_summary(replace(GOOD, tokens=Tokens(1000, 1, cached), cache_saved_usd=saved_usd))
+    assert line is None or line in text
+    assert ("of input tokens" in text) == (line is not None)
 
 
 def test_without_a_command_it_is_said_in_words() -> None:
