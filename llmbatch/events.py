@@ -101,6 +101,23 @@ class LimitsLearned:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitSet:
+    """A limit was changed by ``llmbatch ctl``. None is no limit, or of the concurrency auto."""
+
+    name: str
+    old: float | None
+    new: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlOpened:
+    """``llmbatch ctl`` finds this run at the socket ``path``; None if there could be none, and ``why``."""
+
+    path: str | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class KeysLoaded:
     """The run has a key. ``hide`` takes every spelling of it out of a text."""
 
@@ -122,6 +139,8 @@ Event = (
     | CutOff
     | Notice
     | LimitsLearned
+    | LimitSet
+    | ControlOpened
     | KeysLoaded
     | RunEnded
 )
@@ -130,10 +149,11 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The state of the limiter at one moment, for the progress display."""
+    """The state of the limiter at one moment, for the progress display. ``paused`` by ``llmbatch ctl``, by no gate."""
 
     in_flight: int
     allowed: int
     waiting_retry: int
     gate_closed_s: float
-    binding: Literal["requests", "concurrency", "gate", "input", "idle"]
+    binding: Literal["requests", "concurrency", "gate", "input", "paused", "idle"]
+    paused: bool = False

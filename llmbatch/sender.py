@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -37,12 +38,13 @@ from llmbatch.options import DEFAULT_CONCURRENCY, RunOptions
 from llmbatch.prices import Prices
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
+from llmbatch.rules.control import LIMITS
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.limits import in_words
 from llmbatch.rules.pace import Pace
 from llmbatch.rules.reasons import RowError
 from llmbatch.rules.redact import Redactor
-from llmbatch.rules.window import window_for
+from llmbatch.rules.window import Window, window_for
 from llmbatch.scheduler import Feed, Finish, Job, Outcome, Scheduler
 from llmbatch.stopping import Stop, StopReason
 
@@ -62,6 +64,8 @@ _TELLTALES = {
 # Importing the price list takes some 150 ms of one processor: not before the first requests are on their way.
 PRICES_AFTER_S = 0.05
 _NOT_STARTED = Status(0, 0, 0, 0.0, "idle")
+# What can be changed while it runs; token limits are not kept to yet.
+_CHANGEABLE = ("rpm", "concurrency", "max-concurrency")
 
 
 class Sender:
@@ -94,6 +98,7 @@ class Sender:
         self._prices = Prices(None if target.is_loopback else target.url)
         self._ambiguous_usd = 0.0
         self._stack: Stack | None = None
+        self.paused = False
         self.stopped_because: str | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._scheduler: Scheduler
@@ -106,7 +111,41 @@ class Sender:
 
     def status(self) -> Status:
         """The limiter at this moment."""
-        return _NOT_STARTED if self._stack is None else self._stack.limiter.status(self._scheduler.resting)
+        if self._stack is None:
+            return replace(_NOT_STARTED, paused=self.paused)
+        return self._stack.limiter.status(self._scheduler.resting)
+
+    def lanes(self) -> Mapping[str, Status]:
+        """The same for each endpoint, key and model that has limits of its own, by a name for people."""
+        return {self._target.url: self.status()}
+
+    def limits(self) -> Mapping[str, float | None]:
+        """Those in force, by the names of rules/control.py; None is no limit, or of the concurrency auto."""
+        return {name: getattr(self._options, name.replace("-", "_")) for name in LIMITS}
+
+    def set_limit(self, name: str, value: float | None) -> tuple[float | None, float | None]:
+        """Change one of ``limits``, from the next request on; what it was, and what it is now. Raises OptionsError."""
+        if name not in _CHANGEABLE:
+            raise OptionsError(f"--{name} can not be changed while it runs; stop the run, and start it again with it")
+        old = self.limits()[name]
+        changed: dict[str, Any] = {name.replace("-", "_"): value}
+        self._options = replace(self._options, **changed)
+        if self._stack is not None:
+            self._stack.limiter.set_limits(self._window(), self._pace(asyncio.get_running_loop().time()))
+            self._scheduler.grow()
+        return old, value
+
+    def pause(self) -> None:
+        """Send no new request until ``resume``. What is in flight goes on."""
+        self.paused = True
+        if self._stack is not None:
+            self._stack.limiter.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        self.paused = False
+        if self._stack is not None:
+            self._stack.limiter.resume()
 
     async def send(self, feed: Feed, finish: Finish) -> None:
         """Until the feed is at its end and every job was handed to ``finish``, or until stopped and drained."""
@@ -139,18 +178,32 @@ class Sender:
                 learned=lambda limits: self._listen(LimitsLearned(in_words(limits))),
             )
             self._stack = self._layers(wire, clock)
+            if self.paused:
+                self._stack.limiter.pause()
             self._stop.when_requested(self._drain)
             self._stop.when_abandoned(self._scheduler.abandon)
-            window = self._stack.limiter.window
+            limiter = self._stack.limiter
             loading = asyncio.get_running_loop().call_later(PRICES_AFTER_S, self._load_prices)
             try:
-                await self._scheduler.run(self._stack.call, lambda: window.size)
+                await self._scheduler.run(self._stack.call, lambda: limiter.window.size)
             finally:
                 loading.cancel()
                 if self._patience is not None:
                     self._patience.cancel()
             if (met_by_all := self._fuse.hopeless()) is not None:
                 self._give_up(met_by_all.message)
+
+    def _window(self) -> Window:
+        options = self._options
+        ceiling = min(raise_descriptors(), options.max_concurrency or sys.maxsize)
+        return window_for(options.concurrency, options.rpm, DEFAULT_CONCURRENCY, ceiling)
+
+    def _pace(self, since_s: float | None = None) -> Pace | None:
+        """``since_s``: the limit is a new one, and what was sent before that time is not in it."""
+        pace = None if self._options.rpm is None else Pace(self._options.rpm)
+        if pace is not None and since_s is not None:
+            pace.take(since_s)
+        return pace
 
     def _layers(self, wire: Wire, clock: Callable[[], float]) -> Stack:
         options, ceiling = self._options, raise_descriptors()
@@ -164,8 +217,8 @@ class Sender:
             )
         return build(
             wire,
-            window=window_for(options.concurrency, options.rpm, DEFAULT_CONCURRENCY, ceiling),
-            pace=None if options.rpm is None else Pace(options.rpm),
+            window=self._window(),
+            pace=self._pace(),
             retry=options.retry,
             rest=self._scheduler.rest,
             clock=clock,

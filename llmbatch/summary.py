@@ -117,6 +117,41 @@ class Snapshot:
     def done(self) -> int:
         return self.ok + self.failed + self.kept_ok + self.kept_failed
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for programs that watch; names carry their units, None means unknown."""
+        status = self.status
+        return {
+            "elapsed_s": round(self.elapsed_s, 3),
+            "eta_s": _rounded(self.eta_s, 1),
+            "rows": self.rows,
+            "done": self.done,
+            "ok": self.ok,
+            "failed": self.failed,
+            "ok_before": self.kept_ok,
+            "failed_before": self.kept_failed,
+            "fraction": _rounded(self.fraction, 4),
+            "requests": self.requests,
+            "requests_per_s": round(self.rate_per_s, 3),
+            "limit_rpm": self.rpm,
+            "in_flight": status.in_flight,
+            "allowed": status.allowed,
+            "waiting_retry": status.waiting_retry,
+            "gate_closed_s": round(status.gate_closed_s, 1),
+            "paused": status.paused,
+            "binding": status.binding,
+            "retries": self.retries,
+            "rate_limited": self.rate_limited,
+            "maybe_billed_twice": self.maybe_billed_twice,
+            "input_tokens": self.tokens.input,
+            "output_tokens": self.tokens.output,
+            "cached_input_tokens": self.tokens.cached_input,
+            "reasoning_tokens": self.tokens.reasoning,
+            "cost_usd": self.cost_usd,
+            "projected_cost_usd": self.projected_cost_usd,
+            "draining": self.drain_why,
+            "drain_left_s": _rounded(self.drain_left_s, 1),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -217,6 +252,10 @@ _COUNTS = (
     "maybe_billed_twice",
     "in_flight_at_kill",
 )
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def _percentiles(values: Percentiles | None) -> dict[str, float] | None:

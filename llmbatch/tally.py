@@ -10,6 +10,7 @@ from llmbatch.events import (
     CutOff,
     Draining,
     Event,
+    LimitSet,
     Notice,
     RowEnded,
     RowKept,
@@ -85,7 +86,7 @@ class Tally:
             kept_ok=self.kept_ok,
             kept_failed=self.kept_failed,
             fraction=None if left is None else done / max(done + left, 1),
-            eta_s=self._to_send(left) / eta_rate if left is not None and eta_rate else None,
+            eta_s=self._to_send(left) / eta_rate if left is not None and eta_rate and not status.paused else None,
             rate_per_s=self._requests_rate.per_s(now, _NOW_S),
             rpm=self._rpm,
             requests=self.requests,
@@ -261,6 +262,10 @@ class Tally:
         if event.level == "warning" and len(self._notices) < _MAX_NOTICES:
             self._notices[event.text] = None
 
+    def _limit_set(self, event: LimitSet) -> None:
+        if event.name == "rpm":
+            self._rpm = event.new
+
     def _run_ended(self, event: RunEnded) -> None:
         self._ended_s = self._clock()
 
@@ -312,6 +317,7 @@ _HEARD: dict[type, Callable[[Tally, Any], None]] = {
     CutOff: Tally._was_cut_off,
     Draining: Tally._draining_began,
     Notice: Tally._noticed,
+    LimitSet: Tally._limit_set,
     RunEnded: Tally._run_ended,
 }
 

@@ -55,6 +55,7 @@ class Limiter:
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self.paused = False
         self._old = 0  # in flight since before the gate last closed
         self.in_flight = 0
         self.peak_in_flight = 0
@@ -87,12 +88,31 @@ class Limiter:
             if not waiter.done():
                 waiter.set_exception(Stopped())
 
+    def pause(self) -> None:
+        """Send nothing until ``resume``. What is in flight goes on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on as the window, the pace and the gate allow it."""
+        self.paused = False
+        self._pump()
+
+    def set_limits(self, window: Window, pace: Pace | None) -> None:
+        """From now on these. What is in flight beyond them goes on."""
+        self.window, self._pace = window, pace
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._pump()
+
     def status(self, resting: int) -> Status:
         """What the display shows; ``resting`` rows wait for their next try."""
         closed_s = self.gate.wait_s(self._clock())
-        return Status(self.in_flight, self._allowed(), resting, closed_s, self._binding(closed_s))
+        return Status(self.in_flight, self._allowed(), resting, closed_s, self._binding(closed_s), self.paused)
 
-    def _binding(self, closed_s: float) -> Literal["requests", "concurrency", "gate", "input", "idle"]:
+    def _binding(self, closed_s: float) -> Literal["requests", "concurrency", "gate", "input", "paused", "idle"]:
+        if self.paused:
+            return "paused"
         if closed_s > 0 or self.gate.ramp is not None:
             return "gate"
         if not self._waiting and self.in_flight < self._allowed():
@@ -114,8 +134,8 @@ class Limiter:
         return True
 
     def _blocked_s(self) -> float:
-        """How long nothing may be sent; infinite while only an answer can free a slot."""
-        return math.inf if self.in_flight >= self._allowed() else self._wait_s()
+        """How long nothing may be sent; infinite while only an answer can free a slot, or only ``resume``."""
+        return math.inf if self.paused or self.in_flight >= self._allowed() else self._wait_s()
 
     def _leave(self, closings: int) -> None:
         """Give back the slot that was taken when the gate had closed ``closings`` times."""

@@ -9,9 +9,12 @@ BINDING: Mapping[str, str] = {
     "concurrency": "the concurrency",
     "gate": "the provider",
     "input": "the input",
+    "paused": "llmbatch ctl",
     "idle": "nothing",
 }
 """What ``Status.binding`` says, after the words "limited by"."""
+
+PAUSED = "paused by llmbatch ctl"
 
 
 def count(n: int, noun: str, plural: str | None = None) -> str:
