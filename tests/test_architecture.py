@@ -37,6 +37,7 @@ LEVEL = {
     "parts": 5,
     "output": 5,
     "sender": 5,
+    "control": 6,
     "feed": 6,
     "opening": 6,
     "desk": 7,
