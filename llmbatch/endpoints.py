@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from llmbatch._version import __version__
 from llmbatch.calls.connect import Proxy, proxy_for
 from llmbatch.errors import OptionsError
+from llmbatch.files.limit_group import account_name
 from llmbatch.keys import Secret, load_key
 from llmbatch.options import RunOptions
 from llmbatch.providers.target import Target
@@ -35,6 +36,11 @@ class Endpoint:
     def secrets(self) -> list[str]:
         """What nobody may see."""
         return [*(() if self.key is None else [self.key.reveal()]), *(() if self.proxy is None else self.proxy.secrets)]
+
+    @property
+    def account(self) -> str:
+        """Whose limits are used: a hash of the server and the key, which tells nothing of either."""
+        return account_name(f"{self.target.origin}\0{'' if self.key is None else self.key.reveal()}")
 
     @property
     def loopback_only(self) -> bool:

@@ -117,6 +117,23 @@ class LimitsLearned:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitSet:
+    """A limit was changed by ``llmbatch ctl``. None is no limit, or of the concurrency auto."""
+
+    name: str
+    old: float | None
+    new: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlOpened:
+    """``llmbatch ctl`` finds this run at the socket ``path``; None if there could be none, and ``why``."""
+
+    path: str | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class KeysLoaded:
     """The run has a key. ``hide`` takes every spelling of it out of a text."""
 
@@ -140,6 +157,8 @@ Event = (
     | CutOff
     | Notice
     | LimitsLearned
+    | LimitSet
+    | ControlOpened
     | KeysLoaded
     | RunEnded
 )
@@ -177,7 +196,9 @@ nothing is left to send, and the last answers are waited for. ``idle``: nothing 
 @dataclass(frozen=True, slots=True)
 class Status:
     """The state of a run at one moment, for the progress display; ``binding`` is what held it up lately.
-    ``at_hand`` rows were read and not yet sent."""
+
+    ``at_hand`` rows were read and not yet sent. ``paused`` by ``llmbatch ctl``, by no gate.
+    """
 
     in_flight: int
     allowed: int
@@ -185,3 +206,4 @@ class Status:
     gate_closed_s: float
     binding: Binding
     at_hand: int = 0
+    paused: bool = False

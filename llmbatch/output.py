@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from llmbatch.errors import StorageError
@@ -35,6 +36,7 @@ class Output(Protocol):
 
     ``sealed`` is True while OUT stands as an earlier run completed it. ``cut_off`` is what the last run left of
     itself if it was killed. ``shared_file_system`` is the type of the network file system it lies on, if it does.
+    ``ctl`` is the path of the socket for ``llmbatch ctl``, None if it keeps nothing on disk.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Output(Protocol):
     sealed: bool
     cut_off: Signature | None
     shared_file_system: str | None
+    ctl: Path | None
 
     @property
     def delivered(self) -> bool:
@@ -114,6 +117,7 @@ class FileOutput:
         self._export = export
         self.cut_off = lock.cut_off
         self.shared_file_system = shared_file_system_of(paths.directory)
+        self.ctl: Path | None = paths.ctl
         self._paths = paths
         self._lock = lock
         self._order = options.order or "input"
@@ -203,6 +207,7 @@ class StdoutOutput:
     ) -> None:
         self.cut_off = None if lock is None else lock.cut_off
         self.shared_file_system = None if paths is None else shared_file_system_of(paths.directory)
+        self.ctl = None if paths is None else paths.ctl
         self._paths = paths
         self._lock = lock
         self._listener = listener

@@ -13,10 +13,23 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from llmbatch.control import ControlServer, RunControls
 from llmbatch.desk import Desk, InFlight
 from llmbatch.errors import InternalError, OptionsError, StorageError
-from llmbatch.events import AttemptFailed, CutOff, Event, Listener, Notice, RowEnded, RowKept, RunEnded, RunStarted
+from llmbatch.events import (
+    AttemptFailed,
+    ControlOpened,
+    CutOff,
+    Event,
+    Listener,
+    Notice,
+    RowEnded,
+    RowKept,
+    RunEnded,
+    RunStarted,
+)
 from llmbatch.feed import Reading, RowFeed
+from llmbatch.files.control_socket import open_first, places
 from llmbatch.files.journal import DiskListener
 from llmbatch.files.readers import InputFile, open_input
 from llmbatch.files.recovered import Recovered
@@ -47,11 +60,15 @@ _SHARED = (
 
 
 class Run:
-    """One run, from file to file. ``execute`` it once; look at ``snapshot`` meanwhile."""
+    """One run, from file to file. ``execute`` it once; look at ``snapshot`` meanwhile.
+
+    ``control`` is the path of its socket for ``llmbatch ctl``, once it has one.
+    """
 
     def __init__(self, options: RunOptions, *, listen: Listener | None = None, stop: Stop | None = None) -> None:
         self.options = options
         self.started = False
+        self.control: str | None = None
         self.tally = Tally(time.monotonic, options.rpm)
         self._listen = listen
         self._stop = stop or Stop()
@@ -165,6 +182,7 @@ class Run:
         source = await self._open_source(stack)
         self._sender = Sender(self.options, self._targets, self._tell, self._stop, self._in_flight.changed)
         self._output = self._open_output(stack, source)
+        await self._open_control(stack)
         source, planned = await self._continue(source)
         stack.callback(source.close)
         return source, planned
@@ -193,6 +211,35 @@ class Run:
         if output.shared_file_system is not None:
             self._tell(Notice("warning", _SHARED.format(output.name, output.shared_file_system)))
         return output
+
+    async def _open_control(self, stack: AsyncExitStack) -> None:
+        """For ``llmbatch ctl``, which a run can do without."""
+        beside = self._output.ctl
+        if beside is None:
+            self._tell(ControlOpened(None, "--no-journal keeps nothing on disk, no socket either"))
+            return
+        opened, problems = open_first(places(beside, os.environ))
+        if opened is None:
+            self._tell(ControlOpened(None, "; ".join(problems)))
+            return
+        for problem in problems:
+            self._tell(Notice("info", f"{problem}; llmbatch ctl finds this run at {opened.path}"))
+        self.control = str(opened.path)
+        controls = RunControls(
+            self._sender,
+            self._stop,
+            self._tell,
+            lambda: self.snapshot() if self.started else None,
+            {
+                "output": self._output.name,
+                "socket": self.control,
+                "model": self.model,
+                "endpoint": self.endpoint,
+            },
+            self.control if self._to_stdout else self._output.name,
+        )
+        await stack.enter_async_context(ControlServer(opened, controls))
+        self._tell(ControlOpened(self.control))
 
     def _lock_output(self, source: InputFile) -> Output:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -361,7 +408,7 @@ class Run:
         return replace(summary, advice=advice(self._sampler.shares, self._facts(summary)))
 
     def _facts(self, summary: Summary) -> Facts:
-        latency, moment, limits = summary.latency_s, self._sender.moment(), self._sender.limits()
+        latency, moment, limits = summary.latency_s, self._sender.moment(), self._sender.paced_by()
         longest = max(summary.hooks.items(), key=lambda hook: hook[1].seconds, default=None)
         return Facts(
             allowed=moment.allowed,

@@ -152,6 +152,10 @@ class Scheduler:
         if self._mistake is not None:
             raise self._mistake
 
+    def grow(self) -> None:
+        """The capacity may have grown: do not wait for the next answer to use it."""
+        self._top_up()
+
     def stop(self) -> None:
         """Take no further row and send none again; what is in flight goes on."""
         self._stopping = True

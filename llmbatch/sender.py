@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 import random
+import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
@@ -20,7 +22,7 @@ from llmbatch.calls.lane import Account
 from llmbatch.calls.limit import Limiter
 from llmbatch.calls.stack import Stack, build
 from llmbatch.calls.wire import Session, Wire, open_session
-from llmbatch.endpoints import endpoints_of
+from llmbatch.endpoints import Endpoint, endpoints_of
 from llmbatch.errors import OptionsError
 from llmbatch.events import (
     AttemptFailed,
@@ -35,6 +37,9 @@ from llmbatch.events import (
     Notice,
     Status,
 )
+from llmbatch.files.daily_count import DailyCount
+from llmbatch.files.limit_group import LimitGroup
+from llmbatch.files.spill import state_directory
 from llmbatch.lineup import Lineup
 from llmbatch.machine import awake_and_asleep_s, raise_descriptors
 from llmbatch.options import RunOptions
@@ -43,13 +48,15 @@ from llmbatch.providers.cache_marks import wants_marks
 from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.bottleneck import Moment, WindowKind, window_kind
+from llmbatch.rules.control import LIMITS
+from llmbatch.rules.daily import reset_words
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.hedge import Hedging
 from llmbatch.rules.limits import in_words
-from llmbatch.rules.pace import KINDS, MINUTE_S, Kind, Meters, pace_for
+from llmbatch.rules.pace import KINDS, MINUTE_S, Kind, Meter, Meters, pace_for
 from llmbatch.rules.reasons import RowError
 from llmbatch.rules.redact import Redactor
-from llmbatch.rules.window import window_for
+from llmbatch.rules.window import Window, window_for
 from llmbatch.scheduler import Feed, Finish, Job, Outcome, Scheduler
 from llmbatch.stopping import Stop, StopReason
 
@@ -72,6 +79,13 @@ _CACHES_ALONE = (
     "--cache-prompt: nothing is marked, as servers of this dialect cache the beginnings of prompts on their own"
 )
 _NOT_STARTED = Status(0, 0, 0, 0.0, "idle")
+# The limits of requests and tokens, by the names of their flags.
+_KIND_OF: dict[str, Kind] = {
+    "rpm": "requests",
+    "tpm": "tokens",
+    "input-tpm": "input_tokens",
+    "output-tpm": "output_tokens",
+}
 
 
 class Sender:
@@ -106,10 +120,12 @@ class Sender:
         self._prices = Prices(None if self._target.is_loopback else self._target.url)
         self._ambiguous_usd = 0.0
         self._stack: Stack | None = None
+        self.paused = False
         self.stopped_because: str | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._scheduler: Scheduler
         self._ceiling: int
+        self._group: LimitGroup | None = None
         self._lineup: Lineup
         self._finish: Finish
 
@@ -121,8 +137,14 @@ class Sender:
     def status(self, binding: Binding) -> Status:
         """The limiter at this moment; ``binding`` is what holds up the run."""
         if self._stack is None:
-            return _NOT_STARTED
+            return replace(_NOT_STARTED, paused=self.paused)
         return replace(self._stack.limiter.status(self._scheduler.resting, binding), at_hand=self._lineup.at_hand)
+
+    def lanes(self) -> Mapping[str, Status]:
+        """The same for each endpoint and key, and model where there are several, by a name for people."""
+        if self._stack is None:
+            return {self._target.url: replace(_NOT_STARTED, paused=self.paused)}
+        return self._stack.limiter.lane_statuses()
 
     def moment(self) -> Moment:
         """Where rows wait now, as far as the sender knows: it does not see the output, nor who prepares a row."""
@@ -140,7 +162,7 @@ class Sender:
             exhausted=not scheduler.taking,
         )
 
-    def limits(self) -> dict[Kind, tuple[float, bool]]:
+    def paced_by(self) -> dict[Kind, tuple[float, bool]]:
         """What requests are paced by, per minute, and whether it is the user's own; of several lanes nothing."""
         lanes = [] if self._stack is None else list(self._stack.limiter.lanes)
         if len(lanes) != 1:
@@ -157,6 +179,36 @@ class Sender:
             size=max(limiter.in_flight, 0 if busiest is None else busiest.window.size),
             grows=busiest is None or busiest.window.grows,
         )
+
+    def limits(self) -> Mapping[str, float | None]:
+        """Those in force, by the names of rules/control.py; None is no limit, or of the concurrency auto."""
+        return {name: getattr(self._options, name.replace("-", "_")) for name in LIMITS}
+
+    def set_limit(self, name: str, value: float | None) -> tuple[float | None, float | None]:
+        """Change one of ``limits``, from the next request on; what it was, and what it is now."""
+        old = self.limits()[name]
+        changed: dict[str, Any] = {name.replace("-", "_"): value}
+        self._options = replace(self._options, **changed)
+        if self._stack is not None:
+            now_s = asyncio.get_running_loop().time()
+            if (kind := _KIND_OF.get(name)) is not None:
+                for account in self._stack.limiter.accounts:
+                    account.meters.put(kind, self._meter(account.id, kind, value, now_s))
+            self._stack.limiter.set_window(self._window, self._most)
+            self._scheduler.grow()
+        return old, value
+
+    def pause(self) -> None:
+        """Send no new request until ``resume``. What is in flight goes on."""
+        self.paused = True
+        if self._stack is not None:
+            self._stack.limiter.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        self.paused = False
+        if self._stack is not None:
+            self._stack.limiter.resume()
 
     async def send(self, feed: Feed, finish: Finish) -> None:
         """Until the feed is at its end and every job was handed to ``finish``, or until stopped and drained."""
@@ -176,6 +228,8 @@ class Sender:
             self._lineup = await stack.enter_async_context(lineup)
             self._scheduler = Scheduler(_WhileFine(lineup, self._stopped_by_failures), lineup.watching(self._finished))
             self._stack = self._layers(await self._accounts(stack, watch))
+            if self.paused:
+                self._stack.limiter.pause()
             self._stop.when_requested(self._drain)
             self._stop.when_requested(lineup.stop)
             self._stop.when_abandoned(self._scheduler.abandon)
@@ -192,6 +246,9 @@ class Sender:
 
     async def _accounts(self, stack: AsyncExitStack, watch: Watch) -> list[Account]:
         """Each endpoint with its wire. All share one session; a key that may not leave this machine has its own."""
+        if self._options.limit_group is not None:
+            self._group = LimitGroup.open(self._options.limit_group, state_directory(os.environ), self._warn)
+            stack.callback(self._group.close)
         sessions: dict[bool, Session] = {}
         accounts = []
         for endpoint in self._endpoints:
@@ -211,19 +268,48 @@ class Sender:
                 proxy=endpoint.proxy,
                 learned=lambda limits: self._listen(LimitsLearned(in_words(limits))),
             )
-            accounts.append(Account(endpoint.name, wire, self._meters()))
+            accounts.append(self._account(stack, endpoint, wire))
         return accounts
 
-    def _meters(self) -> Meters:
-        """The limits that the user names, of one endpoint and key."""
-        options = self._options
-        said: dict[Kind, float | None] = {
-            "requests": options.rpm,
-            "tokens": options.tpm,
-            "input_tokens": options.input_tpm,
-            "output_tokens": options.output_tpm,
+    def _account(self, stack: AsyncExitStack, endpoint: Endpoint, wire: Wire) -> Account:
+        """The limits that the user names hold for each endpoint and key."""
+        options, daily = self._options, None
+        if options.rpd is not None:
+            daily = DailyCount.open(
+                endpoint.account, options.rpd, state_directory(os.environ), self._warn, options.limit_group
+            )
+            stack.callback(daily.close)
+        said = {kind: getattr(options, name.replace("-", "_")) for name, kind in _KIND_OF.items()}
+        meters = {
+            kind: meter
+            for kind, limit in said.items()
+            if (meter := self._meter(endpoint.account, kind, limit)) is not None
         }
-        return Meters({kind: pace_for(kind, limit) for kind, limit in said.items() if limit is not None})
+        return Account(endpoint.name, wire, Meters(meters), daily, endpoint.account)
+
+    def _meter(self, account: str, kind: Kind, per_minute: float | None, since_s: float | None = None) -> Meter | None:
+        """``since_s``: the limit is a new one, and what was sent before that time is not in it."""
+        if per_minute is None:
+            return None
+        if self._group is not None:
+            return self._group.meter(account, kind, per_minute)
+        pace = pace_for(kind, per_minute)
+        if since_s is not None:
+            pace.take(since_s)
+        return pace
+
+    @property
+    def _most(self) -> int:
+        """How many may be in flight in all."""
+        options = self._options
+        return min(options.concurrency or options.max_concurrency or self._ceiling, self._ceiling)
+
+    def _window(self) -> Window:
+        rpm = self._options.rpm
+        return window_for(self._options.concurrency, None if rpm is None else rpm / MINUTE_S, self._most)
+
+    def _warn(self, text: str) -> None:
+        self._listen(Notice("warning", text))
 
     def _layers(self, accounts: Sequence[Account]) -> Stack:
         options, ceiling = self._options, raise_descriptors()
@@ -236,12 +322,10 @@ class Sender:
                     f"{ceiling:,} are used (see `ulimit -Hn`)",
                 )
             )
-        most = min(options.concurrency or options.max_concurrency or ceiling, ceiling)
-        per_s = None if options.rpm is None else options.rpm / MINUTE_S
         return build(
             accounts,
-            window=lambda: window_for(options.concurrency, per_s, most),
-            most=most,
+            window=self._window,
+            most=self._most,
             retry=options.retry,
             rest=self._scheduler.rest,
             clock=asyncio.get_running_loop().time,
@@ -265,7 +349,7 @@ class Sender:
         elif isinstance(event, GateClosed):
             self._gate_closed(event)
         elif isinstance(event, DayUsedUp):
-            self._give_up(f"the requests of the day are used up; the next may go {event.returns_unix_s}")
+            self._give_up(f"the {self._options.rpd:,} requests of --rpd are used up; the next may go {_when(event)}")
 
     def _gate_closed(self, event: GateClosed) -> None:
         max_wait_s, why = self._options.retry.max_wait_s, event.failure.message
@@ -410,6 +494,13 @@ class Sender:
             self._listen(Draining(in_flight, grace_s, self._stop.reason.why))
         # Also with nothing in flight: hooks may be at work.
         self._patience = asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
+
+
+def _when(event: DayUsedUp) -> str:
+    """At what time a request may go again, as people's clocks here have it."""
+    zone = datetime.fromtimestamp(event.returns_unix_s).astimezone().tzinfo
+    assert zone is not None, "a local time has a zone"
+    return reset_words(event.returns_unix_s, time.time(), zone)
 
 
 @contextmanager

@@ -122,6 +122,41 @@ class Snapshot:
     def done(self) -> int:
         return self.ok + self.failed + self.kept_ok + self.kept_failed
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for programs that watch; names carry their units, None means unknown."""
+        status = self.status
+        return {
+            "elapsed_s": round(self.elapsed_s, 3),
+            "eta_s": _rounded(self.eta_s, 1),
+            "rows": self.rows,
+            "done": self.done,
+            "ok": self.ok,
+            "failed": self.failed,
+            "ok_before": self.kept_ok,
+            "failed_before": self.kept_failed,
+            "fraction": _rounded(self.fraction, 4),
+            "requests": self.requests,
+            "requests_per_s": round(self.rate_per_s, 3),
+            "limit_rpm": self.rpm,
+            "in_flight": status.in_flight,
+            "allowed": status.allowed,
+            "waiting_retry": status.waiting_retry,
+            "gate_closed_s": round(status.gate_closed_s, 1),
+            "paused": status.paused,
+            "binding": status.binding,
+            "retries": self.retries,
+            "rate_limited": self.rate_limited,
+            "maybe_billed_twice": self.maybe_billed_twice,
+            "input_tokens": self.tokens.input,
+            "output_tokens": self.tokens.output,
+            "cached_input_tokens": self.tokens.cached_input,
+            "reasoning_tokens": self.tokens.reasoning,
+            "cost_usd": self.cost_usd,
+            "projected_cost_usd": self.projected_cost_usd,
+            "draining": self.drain_why,
+            "drain_left_s": _rounded(self.drain_left_s, 1),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -197,7 +232,7 @@ class Summary:
             "first_token_s": _percentiles(self.first_token_s),
             **_tokens(self.tokens),
             "cost_usd": self.cost_usd,
-            "cached_input_share": _rounded(self.tokens.cached_share),
+            "cached_input_share": _rounded(self.tokens.cached_share, 4),
             "cache_saved_usd": self.cache_saved_usd,
             **_bounds("ambiguous", self.ambiguous_bound),
             **_bounds("maybe_billed_twice", self.maybe_billed_twice_bound),
@@ -236,16 +271,16 @@ _COUNTS = (
 )
 
 
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
 def _percentiles(values: Percentiles | None) -> dict[str, float] | None:
     return None if values is None else {name: round(value, 4) for name, value in asdict(values).items()}
 
 
 def _shares(shares: Mapping[str, float] | None) -> dict[str, float] | None:
     return None if shares is None else {name: round(share, 4) for name, share in shares.items()}
-
-
-def _rounded(share: float | None) -> float | None:
-    return None if share is None else round(share, 4)
 
 
 def _bounds(name: str, bound: Exposure) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ from llmbatch.events import (
     Draining,
     Event,
     Hedged,
+    LimitSet,
     Notice,
     RowEnded,
     RowKept,
@@ -88,7 +89,7 @@ class Tally:
             kept_ok=self.kept_ok,
             kept_failed=self.kept_failed,
             fraction=None if left is None else done / max(done + left, 1),
-            eta_s=self._to_send(left) / eta_rate if left is not None and eta_rate else None,
+            eta_s=self._to_send(left) / eta_rate if left is not None and eta_rate and not status.paused else None,
             rate_per_s=self._requests_rate.per_s(now, _NOW_S),
             rpm=self._rpm,
             requests=self.requests,
@@ -278,6 +279,10 @@ class Tally:
         if event.level == "warning" and len(self._notices) < _MAX_NOTICES:
             self._notices[event.text] = None
 
+    def _limit_set(self, event: LimitSet) -> None:
+        if event.name == "rpm":
+            self._rpm = event.new
+
     def _run_ended(self, event: RunEnded) -> None:
         self._ended_s = self._clock()
 
@@ -330,6 +335,7 @@ _HEARD: dict[type, Callable[[Tally, Any], None]] = {
     CutOff: Tally._was_cut_off,
     Draining: Tally._draining_began,
     Notice: Tally._noticed,
+    LimitSet: Tally._limit_set,
     RunEnded: Tally._run_ended,
 }
 

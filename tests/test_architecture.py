@@ -40,6 +40,7 @@ LEVEL = {
     "endpoints": 5,
     "lineup": 5,
     "sender": 6,
+    "control": 7,
     "feed": 6,
     "opening": 6,
     "desk": 7,

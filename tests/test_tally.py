@@ -8,6 +8,7 @@ from llmbatch.events import (
     Draining,
     GateClosed,
     Hedged,
+    LimitSet,
     Notice,
     RowEnded,
     RowKept,
@@ -253,6 +254,20 @@ def test_events_it_does_not_count_are_no_error(tally: Tally) -> None:
     tally(GateClosed(12.0, LIMITED, 1))
     tally(Notice("info", "hello"))
     assert tally.summary(rows=0, pending=0, exit_code=0).notices == ()
+
+
+def test_a_paused_run_has_no_time_left_that_anybody_knows(tally: Tally, clock: Clock) -> None:
+    answers(tally, 10)
+    clock.now += 10
+    assert tally.snapshot(STATUS).eta_s is not None
+    assert tally.snapshot(replace(STATUS, paused=True)).eta_s is None
+
+
+def test_a_changed_request_limit_is_the_one_that_is_shown(tally: Tally) -> None:
+    tally(LimitSet("tpm", None, 9000.0))
+    before = tally.snapshot(STATUS).rpm
+    tally(LimitSet("rpm", before, 1234.0))
+    assert (tally.snapshot(STATUS).rpm, before) == (1234.0, None)
 
 
 def test_names_of_the_json_summary_are_stable(tally: Tally) -> None:

@@ -51,13 +51,14 @@ class Daily(Protocol):
 class Account:
     """One endpoint and key. ``meters`` are the limits that the user names for it, ``daily`` those of a day.
 
-    ``dead`` is the failure for which it is not asked any more; there are others then.
+    ``id`` names it between runs. ``dead`` is the failure for which it is not asked any more; there are others then.
     """
 
     name: str
     call: Call
     meters: Meters = field(default_factory=Meters)
     daily: Daily | None = None
+    id: str = ""
     dead: Failure | None = None
 
 

@@ -140,12 +140,32 @@ class Limiter:
                     waiter.set_exception(Stopped())
 
     def pause(self) -> None:
-        """Let nothing go until ``resume``; what is in flight goes on."""
+        """Send nothing until ``resume``. What is in flight goes on."""
         self.paused = True
 
     def resume(self) -> None:
+        """Go on as the windows, the limits and the gates allow it."""
         self.paused = False
         self._pump()
+
+    def set_window(self, window: Callable[[], Window], most: int | None) -> None:
+        """From now on this one, for every lane. What is in flight beyond it goes on."""
+        self._window, self.most = window, most
+        for lane in self.lanes:
+            lane.window = lane.window.replaced(window())
+        self._pump()
+
+    def lane_statuses(self) -> dict[str, Status]:
+        """The state of each lane, by the name of its endpoint and key, and its model if there are several."""
+        now_s = self._clock()
+        several = len(self._queues) > 1
+        return {
+            f"{lane.account.name} {model}" if several else lane.account.name: Status(
+                lane.in_flight, lane.allowed(now_s), 0, lane.gate.wait_s(now_s), "idle", paused=self.paused
+            )
+            for model, queue in self._queues.items()
+            for lane in queue.lanes
+        }
 
     @property
     def capacity(self) -> int:
@@ -179,7 +199,7 @@ class Limiter:
     def status(self, resting: int, binding: Binding) -> Status:
         """What the display shows; ``resting`` rows wait for their next try."""
         now_s = self._clock()
-        return Status(self.in_flight, self._allowed(now_s), resting, self._closed_s(now_s), binding)
+        return Status(self.in_flight, self._allowed(now_s), resting, self._closed_s(now_s), binding, paused=self.paused)
 
     def waiting(self) -> Moment:
         """What the rows here wait for."""

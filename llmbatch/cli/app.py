@@ -6,6 +6,7 @@ import typer
 
 from llmbatch._version import __version__
 from llmbatch.cli.configured import ConfiguredCommand
+from llmbatch.cli.ctl import ctl
 from llmbatch.cli.models import models
 from llmbatch.cli.repair import repair
 from llmbatch.cli.run import run
@@ -40,4 +41,5 @@ app.command("run", cls=ConfiguredCommand)(run)
 app.command("models")(models)
 app.command("verify")(verify)
 app.command("repair")(repair)
+app.command("ctl")(ctl)
 app.command("sim")(sim)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from llmbatch.cli import scrub
 from llmbatch.cli.summary_file import SummaryFile
-from llmbatch.events import AttemptFailed, Draining, Event, KeysLoaded, LimitsLearned, Notice, RunStarted
+from llmbatch.events import AttemptFailed, ControlOpened, Draining, Event, KeysLoaded, LimitsLearned, Notice, RunStarted
 from llmbatch.machine import fast_loop, keep_memory_private, patient_collector
-from llmbatch.options import RunOptions
+from llmbatch.options import STDIO, RunOptions
 from llmbatch.runner import Run
 from llmbatch.stopping import Stop, signal_shows, signals_stop
 from llmbatch.summary import Summary
@@ -89,6 +89,8 @@ def _show_status(run: Run, printer: Printer, shown: Shown) -> None:
     from llmbatch.views.printer import Sink
 
     text = progress_line(run.snapshot()) if run.started else "starting: nothing was sent yet"
+    if run.control is not None and run.options.output_path == STDIO:
+        text += f"; llmbatch ctl {shlex.quote(run.control)}"  # which nobody could guess
     if shown.progress == "none" and not shown.quiet:
         Sink(sys.stderr).line(f"llmbatch: {text}")
     else:
@@ -114,6 +116,9 @@ class _Told:
             keep_memory_private()
         elif self._verbose and isinstance(event, LimitsLearned):
             self._printer.note(f"the server's limits: {safe(event.text)}")
+        elif self._verbose and isinstance(event, ControlOpened):
+            at = None if event.path is None else f"asked and steered with: llmbatch ctl {shlex.quote(event.path)}"
+            self._printer.note(safe(at or f"no llmbatch ctl for this run: {event.why}"))
         elif self._verbose and isinstance(event, AttemptFailed):
             again = "not again" if event.retry_in_s is None else f"again in {event.retry_in_s:.1f} s"
             said = safe(f"{event.failure.type}: {event.failure.message}", 300)

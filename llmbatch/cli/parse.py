@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 from llmbatch.errors import OptionsError
 from llmbatch.rules.reasons import excerpt
@@ -34,11 +34,9 @@ def hedge(text: str) -> float | Literal["p95"]:
 
 def concurrency(text: str) -> int | None:
     """``auto`` -> None, else a whole number from 1."""
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise OptionsError(f"--concurrency {text!r}: give a whole number from 1, or auto")
-    return int(text)
+    from llmbatch.rules.control import limit_of
+
+    return cast(int | None, limit_of("concurrency", text))
 
 
 def text_or_file(text: str | None, flag: str) -> str | None:

@@ -25,6 +25,8 @@ from llmbatch.files.paths import OutputPaths, cannot_open, open_private, write_a
 # Of a fixed width, so that it is changed in place by one small write, and the signature is whole at every moment.
 _IN_FLIGHT_DIGITS = 9
 _START = b'{"pid":'
+# More than a signature has.
+_SIGNED_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,18 @@ class OutputLock:
         self.release()
 
 
+def holder(paths: OutputPaths) -> Signature | None:
+    """Who holds the output; None if nobody does, or it can not be told. A kill leaves a lock file that nobody holds."""
+    if not paths.lock.exists():
+        return None
+    with contextlib.suppress(OptionsError, OSError):
+        try:
+            OutputLock.check(paths)
+        except OutputRefused:
+            return Signature.parse(paths.lock.read_bytes()[:_SIGNED_BYTES])
+    return None
+
+
 def _open(path: Path) -> int:
     try:
         return open_private(path, os.O_RDWR | os.O_CREAT)
@@ -168,7 +182,7 @@ def _check_directory(paths: OutputPaths) -> None:
 
 def _refuse_foreign(fd: int, paths: OutputPaths) -> None:
     """Many tools keep a NAME.lock: one that we did not sign is not ours to write or to remove."""
-    if not stat.S_ISREG(os.fstat(fd).st_mode) or not (_holder(fd) or _is_torn(os.pread(fd, 4096, 0))):
+    if not stat.S_ISREG(os.fstat(fd).st_mode) or not (_holder(fd) or _is_torn(os.pread(fd, _SIGNED_BYTES, 0))):
         raise OutputRefused(f"{paths.lock} is not a lock of llmbatch; choose another --output")
 
 
@@ -191,4 +205,4 @@ def _sign(fd: int, paths: OutputPaths, in_flight: int) -> int:
 
 def _holder(fd: int) -> Signature | None:
     """Who signed the lock; None if this is no signature of ours."""
-    return Signature.parse(os.pread(fd, 4096, 0))
+    return Signature.parse(os.pread(fd, _SIGNED_BYTES, 0))

@@ -32,6 +32,7 @@ class OutputPaths:
     lock: Path
     torn: Path
     sealing: Path
+    ctl: Path
 
     @classmethod
     def of(cls, out: str) -> OutputPaths:
@@ -47,6 +48,7 @@ class OutputPaths:
             lock=real.with_name(real.name + ".lock"),
             torn=real.with_name(real.name + ".torn"),
             sealing=real.with_name(f".{real.name}.sealing"),
+            ctl=real.with_name(real.name + ".ctl"),
         )
 
     @property

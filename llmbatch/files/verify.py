@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import orjson
 
-from llmbatch.errors import InputError, OptionsError, OutputRefused, StorageError
+from llmbatch.errors import InputError, StorageError
 from llmbatch.files.checksum import checksum_ok
 from llmbatch.files.export import lines_behind
 from llmbatch.files.index import identity_text
 from llmbatch.files.jsonl import parse_line as parse_row
 from llmbatch.files.jsonl import text_line
-from llmbatch.files.lock import OutputLock, Signature
+from llmbatch.files.lock import holder
 from llmbatch.files.paths import OutputPaths, is_stream
 from llmbatch.files.readers import open_input
 from llmbatch.files.recovered import Recovered, identity_of, parse_line
@@ -289,7 +289,8 @@ class Survey:
 
 
 def _survey(paths: OutputPaths, path: Path) -> Survey:
-    held = _holder(paths)
+    signature = holder(paths)
+    held = None if signature is None else str(signature)
     try:
         survey = Survey(path, unfinished=path == paths.partial)
     except FileNotFoundError:
@@ -301,19 +302,6 @@ def _survey(paths: OutputPaths, path: Path) -> Survey:
     if held is not None:
         _overlook_torn(survey.verified)
     return survey
-
-
-def _holder(paths: OutputPaths) -> str | None:
-    """Who holds the output; None if nobody does, or it can not be told. A kill leaves a lock file that nobody holds."""
-    if not paths.lock.exists():
-        return None
-    with contextlib.suppress(OptionsError, OSError):
-        try:
-            OutputLock.check(paths)
-        except OutputRefused:
-            signature = Signature.parse(paths.lock.read_bytes()[:_NEAR_THE_START_BYTES])
-            return None if signature is None else str(signature)
-    return None
 
 
 def _overlook_torn(verified: Verified) -> None:

@@ -68,6 +68,10 @@ class FixedWindow:
     def paced(self, per_s: float | None) -> None:
         """So many requests per second are allowed; None if nobody knows."""
 
+    def replaced(self, other: Window) -> Window:
+        """What takes its place when the user says so."""
+        return other
+
 
 @dataclass(slots=True)
 class _Epoch:
@@ -183,6 +187,16 @@ class AutoWindow:
         if per_s != self._per_s:
             self._per_s = per_s
             self._fit()
+
+    def replaced(self, other: Window) -> Window:
+        """What takes its place when the user says so: of another one that finds its size only the bounds."""
+        if isinstance(other, FixedWindow):
+            return other
+        self.ceiling, self._per_s = other.ceiling, other._per_s
+        if self._per_s is not None:
+            self._found = max(self._found, _little(self._per_s, self.average_s))
+        self._fit(self.ceiling)
+        return self
 
     def answered(self, now_s: float, sent_s: float, output_tokens: int | None, in_flight: int) -> None:
         """An answer came for what was sent at ``sent_s``; ``in_flight`` counts it."""

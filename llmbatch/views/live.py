@@ -15,7 +15,7 @@ from llmbatch.events import Draining, RunStarted
 from llmbatch.summary import Snapshot
 from llmbatch.views.printer import Level, Sink
 from llmbatch.views.safe import safe
-from llmbatch.views.words import count, limited_by, money, percent, rate, short, stopwatch
+from llmbatch.views.words import PAUSED, count, limited_by, money, percent, rate, short, stopwatch
 
 # Room for the ^C that the terminal itself prints, so that it does not break a line.
 _MARGIN = 3
@@ -189,7 +189,9 @@ def _pace(snapshot: Snapshot) -> Iterator[_Part]:
         yield _Part(0, stopping, ", Ctrl-C abandons them", ", ^C abandons", "bold yellow")
         yield _Part(2, stopwatch(snapshot.drain_left_s or 0), " at most", " at most")
         return
-    if status.gate_closed_s > 0:
+    if status.paused:
+        yield _Part(0, PAUSED, "", "", "bold yellow")
+    elif status.gate_closed_s > 0:
         yield _Part(0, f"paused by the provider, {status.gate_closed_s:.0f} s", "", "", "bold yellow")
     yield _rate(snapshot)
     yield _Part(2, f"{status.in_flight:,}/{status.allowed:,}", " in flight", " in flight")

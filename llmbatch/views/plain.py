@@ -10,7 +10,7 @@ from llmbatch.events import Draining, RunStarted
 from llmbatch.summary import Snapshot
 from llmbatch.views.printer import Level, Sink, draining_words
 from llmbatch.views.safe import safe
-from llmbatch.views.words import count, limited_by, money, percent, rate, short, stopwatch
+from llmbatch.views.words import PAUSED, count, limited_by, money, percent, rate, short, stopwatch
 
 # Often enough to see it work, seldom enough for the log of a night.
 INTERVAL_S = 30.0
@@ -82,7 +82,9 @@ def _progress_words(snapshot: Snapshot) -> Iterator[str]:
     yield f"{status.in_flight:,}/{status.allowed:,} in flight"
     if status.waiting_retry:
         yield f"{status.waiting_retry:,} waiting to retry"
-    if status.gate_closed_s > 0:
+    if status.paused:
+        yield PAUSED
+    elif status.gate_closed_s > 0:
         yield f"paused by the provider for {status.gate_closed_s:.0f} s"
     elif limited := limited_by(status.binding):
         yield limited

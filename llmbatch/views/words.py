@@ -33,6 +33,9 @@ def limited_by(binding: str) -> str:
     return _STATES.get(binding, f"limited by {BINDING[binding]}")
 
 
+PAUSED = "paused by llmbatch ctl"
+
+
 def count(n: int, noun: str, plural: str | None = None) -> str:
     """``1 row``, ``1,000 rows``."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

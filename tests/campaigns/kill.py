@@ -281,7 +281,7 @@ class Victim:
         if self.setting.stdout:
             self.prompts, self.safe = [], set()
             for left in self.watched.iterdir():
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         start = len(self.prompts)
         most = max(2, self.setting.rows // 4) if start else self.setting.rows
         filling = "word \u2028é " * (self.setting.prompt_chars // 8)
@@ -459,7 +459,7 @@ class Victim:
         for prompt in map(prompt_hash, self.prompts):
             if self.billed[prompt] != 1 + self.lost[prompt]:
                 raise Broken(f"{prompt} was billed {self.billed[prompt]} times, and lost {self.lost[prompt]} times")
-        expected = (".jsonl", ".torn", ".lock") if self.killed else (".jsonl", ".torn")
+        expected = (".jsonl", ".torn", ".lock", ".ctl") if self.killed else (".jsonl", ".torn")
         if left := [path.name for path in self.watched.iterdir() if path.suffix not in expected]:
             raise Broken(f"left behind: {', '.join(left)}")
         self.figures.outputs += 1

@@ -202,7 +202,8 @@ class Child:
     def _os_rename(self, source: Any, target: Any) -> None:
         part = self._dies(1)
         if part != 0:
-            self._tell("renamed", str(source), str(target))
+            if Path(target).name not in SOCKETS:  # which holds nothing that a power cut could take away
+                self._tell("renamed", str(source), str(target))
             self._rename(source, target)
         if part is not None:
             self._die()
@@ -212,8 +213,9 @@ class Child:
         if part != 0:
             kept = self._attic / str(len(os.listdir(self._attic)))
             with contextlib.suppress(FileNotFoundError):
-                os.link(path, kept)
-                self._tell("removed", str(path), str(kept))
+                if not SOCKETS & {Path(path).name, Path(path).parent.name}:
+                    os.link(path, kept)
+                    self._tell("removed", str(path), str(kept))
             self._unlink(path)
         if part is not None:
             self._die()
@@ -333,6 +335,8 @@ class Told:
 
 PROMPT = re.compile(r"(\w+) v\d+$")
 TEMPLATES = (None, "Please: {{ prompt }}")
+# The one for llmbatch ctl, and the directory in which it is made.
+SOCKETS = {"out.jsonl.ctl", ".out.jsonl.ctl"}
 SOMEBODY_ELSES = {"notes.txt": b"mine", "out.jsonl.partial.old": b"{}", ".out.jsonl.sealing2": b"", "other.lock": b"x"}
 
 outcomes = st.lists(st.sampled_from(["ok", "ok", "ok", "error", "ambiguous"]), min_size=1, max_size=5).map(tuple)
@@ -579,7 +583,7 @@ class States(RuleBasedStateMachine):
         summary = told.ended
         assert summary is not None
         assert summary["adds_up"], summary
-        assert not (self.work / "out.jsonl.lock").exists()
+        assert not any((self.work / name).exists() for name in ("out.jsonl.lock", *SOCKETS))
         if summary["exit_code"] in (0, 1):
             self._check_output(summary, on_change)
         else:
@@ -655,8 +659,9 @@ class States(RuleBasedStateMachine):
         self.standing = {name: answer for name, answer in self.standing.items() if not gone(answer)}
 
     def _snapshot(self) -> dict[str, bytes]:
-        """All files but the lock, which may be left behind by a death."""
-        return {path.name: path.read_bytes() for path in self.work.iterdir() if path.name != "out.jsonl.lock"}
+        """All files but the lock and the socket, which may be left behind by a death."""
+        left = {"out.jsonl.lock", *SOCKETS}
+        return {path.name: path.read_bytes() for path in self.work.iterdir() if path.name not in left}
 
 
 def campaign(runs: int, seed: int, case: str | None = None, *, steps: int = STEPS) -> Report:

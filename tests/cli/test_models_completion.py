@@ -59,6 +59,8 @@ def test_services_then_models_after_the_list_was_shown_once() -> None:
         ("llmbatch run --profile c", {"cheap"}),
         ("llmbatch run --env-", {"--env-file"}),
         ("llmbatch mod", {"models"}),
+        ("llmbatch ctl out.jsonl ", {"status", "set", "pause", "resume", "drain"}),
+        ("llmbatch ctl out.jsonl re", {"resume"}),
     ],
 )
 def test_values_of_other_options(home: Path, words: str, some: set[str]) -> None:
