@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
+from llmbatch.events import Binding, Status
 from llmbatch.records import Attempt, Call, Failure, Usage
 from llmbatch.rules.finder import RateFinder
 from llmbatch.rules.gate import Gate
@@ -19,6 +21,7 @@ from llmbatch.rules.window import FixedWindow, Window
 Cause = Literal["window", "gate", "day"] | Kind
 """What a request waits for."""
 
+_BINDINGS: Mapping[Cause, Binding] = {"window": "concurrency", "gate": "provider"}
 # Overloaded, as opposed to asked too often: fewer at once help.
 OVERLOADED = (503, 529)
 # Of the last requests so many refused, or more: the server refuses everybody, and one probe at a time asks it.
@@ -110,6 +113,12 @@ class Lane:
         if kind == "requests" and (found := self.finder.per_s(now_s)) is not None:
             known.append((found * MINUTE_S, False))
         return min(known, key=lambda limit: limit[0], default=None)
+
+    def status(self, now_s: float) -> Status:
+        """What the display shows of it."""
+        cause = self.blocked(now_s, NO_TOKENS)[1]
+        binding: Binding = "idle" if cause is None else _BINDINGS.get(cause) or cast(Binding, cause)
+        return Status(self.in_flight, self.allowed(now_s), 0, self.gate.wait_s(now_s), binding)
 
     def load(self, usual_s: float) -> float:
         """How long a request that goes there now may take, by what is under way and how long answers took."""

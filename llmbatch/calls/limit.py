@@ -160,8 +160,8 @@ class Limiter:
         now_s = self._clock()
         several = len(self._queues) > 1
         return {
-            f"{lane.account.name} {model}" if several else lane.account.name: Status(
-                lane.in_flight, lane.allowed(now_s), 0, lane.gate.wait_s(now_s), "idle", paused=self.paused
+            f"{lane.account.name} {model}" if several else lane.account.name: replace(
+                lane.status(now_s), paused=self.paused
             )
             for model, queue in self._queues.items()
             for lane in queue.lanes

@@ -154,7 +154,7 @@ def test_pairs_are_looked_for_name_by_name(ran: Ran, monkeypatch: pytest.MonkeyP
         ('template = "T"', ("--task", "a=A"), {"template": None, "tasks": {"a": "A"}}),
         ('[tasks]\na = "A"', ("-t", "T"), {"template": "T", "tasks": {}}),
         ('[tasks]\na = "A"', ("--task", "b=B"), {"tasks": {"b": "B"}}),
-        ('key_file = "k"', ("--key-env", "K"), {"key_env": "K", "key_file": None}),
+        ('key_file = "k"', ("--key-env", "K"), {"key_env": ["K"], "key_file": None}),
         ('base_url = "http://127.0.0.1:1/v1"', ("-m", "sim/y"), {"base_url": None, "model": "sim/y"}),
         ("[sim]\nrpm = 5", ("-m", "m", "--base-url", "http://127.0.0.1:1/v1"), {"sim": {}}),
     ],
@@ -372,7 +372,7 @@ def test_an_address_from_a_file_gets_no_key_that_was_not_meant_for_it(
 
 def test_an_address_from_a_file_without_any_key_to_lose_is_used(ran: Ran) -> None:
     write(f'base_url = "{FAR}"')
-    assert ran("-m", "m").base_url == FAR
+    assert ran("-m", "m").base_urls == (FAR,)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_a_key_named_for_one_address_does_not_go_to_another(
     ran: Ran, toml: str, flags: tuple[str, ...], key_env: str | None
 ) -> None:
     users_file(f'key_env = "MINE"\n{toml}\n')
-    assert ran(*flags).key_env == key_env
+    assert ran(*flags).key_envs == (() if key_env is None else (key_env,))
 
 
 def test_a_run_by_its_file_alone(folder: Path) -> None:

@@ -54,8 +54,8 @@ def test_one_row_that_fails_on_its_own_account_leaves_hope() -> None:
 @pytest.mark.parametrize(
     ("answered", "now_s", "strikes", "given_up"),
     [
-        (False, 0.0, 3, False),
-        (False, 0.0, 4, True),  # the wrong address: do not wait for a restart
+        (False, 0.0, 2, False),
+        (False, 0.0, 3, True),  # the wrong address: do not wait for a restart
         (True, 0.0, 4, False),
         (True, 899.0, 40, False),
         (True, 900.0, 40, False),

@@ -61,7 +61,9 @@ def test_the_status_of_a_run(snapshot: Make) -> None:
 
 
 def test_a_run_that_is_held_up_and_knows_little(snapshot: Make) -> None:
-    held = snapshot(rows=None, fraction=None, eta_s=None, cost_usd=None, gate_closed_s=12.0, binding="gate", retries=0)
+    held = snapshot(
+        rows=None, fraction=None, eta_s=None, cost_usd=None, gate_closed_s=12.0, binding="provider", retries=0
+    )
     text = render_answer("status", answer(held, model=None))
     assert "models as each row says" in text
     assert "rows        4,120, 4,118 ok, 2 failed\n" in text
@@ -86,7 +88,7 @@ def test_each_state_has_its_words(status: dict[str, Any], words: str) -> None:
 def test_several_lanes_are_a_table(snapshot: Make) -> None:
     lanes = [
         {**LANE, "binding": "concurrency"},
-        {**LANE, "name": "https://b.example/v1", "in_flight": 0, "gate_closed_s": 7.5, "binding": "gate"},
+        {**LANE, "name": "https://b.example/v1", "in_flight": 0, "gate_closed_s": 7.5, "binding": "provider"},
     ]
     assert render_answer("status", answer(snapshot(), lanes=lanes)).endswith(
         "\n\n"
