@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import time
 from types import TracebackType
 
 from llmbatch.sim.connection import Connection
 from llmbatch.sim.ledger import Ledger
+from llmbatch.sim.metrics import Metrics
 from llmbatch.sim.options import SimOptions
 from llmbatch.sim.service import Service
 
@@ -51,10 +53,14 @@ class SimServer:
         raise_file_limit()
         self._ledger = ledger = Ledger(self._options.ledger)
         service = Service(self._options, ledger)
+        metrics = Metrics(ledger, time.monotonic())
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: Connection(service, ledger, self._living), LOOPBACK, self._options.port, backlog=BACKLOG
+                lambda: Connection(service, ledger, metrics, self._living),
+                LOOPBACK,
+                self._options.port,
+                backlog=BACKLOG,
             )
         except OSError:
             ledger.close()
