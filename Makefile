@@ -11,7 +11,7 @@ CRITICAL_TESTS := $(patsubst %,tests/files/test_%.py,journal recovery repair sea
 	$(patsubst %,tests/rules/test_%.py,fuse headers kept_body quota redact retry) \
 	tests/calls/test_received.py tests/providers/test_openai_chat.py tests/providers/test_openai_errors.py tests/test_keys.py
 
-.PHONY: all install format lint types test coverage mutants demo bench campaigns clean lock help
+.PHONY: all install format lint types test coverage mutants demo bench bench-serving campaigns clean lock help
 .DEFAULT_GOAL := all
 
 all: lint types test  ## format check, lint, types, tests
@@ -55,6 +55,9 @@ types: $(READY)
 bench: $(READY)  ## the figures of benchmarks/RESULTS.md (nginx with its echo module, about 20 minutes)
 	$(BIN)/python -m benchmarks
 
+bench-serving: $(READY)  ## a blocking server against an event loop: benchmarks/SERVING.md, docs/serving.md (7 minutes)
+	$(BIN)/python benchmarks/serving.py --write
+
 campaigns: $(READY)  ## all long searches for a broken promise, and the table tests/campaigns/RESULTS.md (about two hours)
 	@for name in $(CAMPAIGNS); do $(BIN)/python tests/campaigns $$name || exit 1; done
 
@@ -70,4 +73,4 @@ clean:
 	rm -rf $(VENV) .demo .mutants .coverage .pytest_cache .mypy_cache .ruff_cache
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
