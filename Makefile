@@ -11,7 +11,7 @@ CRITICAL_TESTS := $(patsubst %,tests/files/test_%.py,journal recovery repair sea
 	$(patsubst %,tests/rules/test_%.py,fuse headers kept_body quota redact retry) \
 	tests/calls/test_received.py tests/providers/test_openai_chat.py tests/providers/test_openai_errors.py tests/test_keys.py
 
-.PHONY: all install format lint types test coverage mutants demo bench bench-pacing campaigns clean lock help
+.PHONY: all install format lint types test coverage mutants demo bench bench-pacing bench-serving campaigns clean lock help
 .DEFAULT_GOAL := all
 
 all: lint types test  ## format check, lint, types, tests
@@ -58,6 +58,9 @@ bench: $(READY)  ## the figures of benchmarks/RESULTS.md (nginx with its echo mo
 
 bench-pacing: $(READY)  ## the figures of benchmarks/PACING.md: how much of the limits is used (about 10 minutes)
 	$(BIN)/python benchmarks/pacing.py
+
+bench-serving: $(READY)  ## a blocking server against an event loop: benchmarks/SERVING.md, docs/serving.md (7 minutes)
+	$(BIN)/python benchmarks/serving.py --write
 
 campaigns: $(READY)  ## all long searches for a broken promise, and the table tests/campaigns/RESULTS.md (about two hours)
 	@for name in $(CAMPAIGNS); do $(BIN)/python tests/campaigns $$name || exit 1; done

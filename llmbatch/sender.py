@@ -435,10 +435,10 @@ class Sender:
         return replace(options, port=0, drain_s=0.0)  # when it ends, all that is wanted has been answered
 
     async def _start_simulator(self, stack: AsyncExitStack) -> Target:
-        from llmbatch.sim.server import SimServer
+        from llmbatch.sim.modes import open_server
 
         assert self._sim_options is not None, "only a simulated target starts the simulator"
-        server = await stack.enter_async_context(SimServer(self._sim_options))
+        server = await stack.enter_async_context(open_server(self._sim_options))
         here = urlsplit(server.base_url)
         path = urlsplit(self._target.base_url).path
         return replace(self._target, base_url=f"{here.scheme}://{here.netloc}{path}")

@@ -61,11 +61,17 @@ def sim(
     retry_after: Annotated[
         str | None, typer.Option(metavar="VALUE", help="Retry-After of faults 429, 503 and 529, word for word.")
     ] = None,
-    max_inflight: Annotated[int | None, typer.Option(metavar="N", help="Above N in process: 503.")] = None,
+    max_inflight: Annotated[int | None, typer.Option(metavar="N", help="Above N in process or queued: 503.")] = None,
     api_key: Annotated[str | None, typer.Option(metavar="KEY", help="Refuse any other (made up) key with 401.")] = None,
     models: Annotated[str | None, typer.Option(metavar="A,B", help="Refuse any other model with 404.")] = None,
     ledger: Annotated[
         str | None, typer.Option(metavar="FILE", help="Append one JSON line for every answer that was billed.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(metavar="MODE", help="async: one event loop. threads: a pool of threads that block.")
+    ] = "async",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="With --mode threads: so many requests at once. Default: 16.")
     ] = None,
     idle: Annotated[float, typer.Option(help="Seconds until an idle connection is closed.")] = 75.0,
     drain: Annotated[float, typer.Option(help="Seconds to finish what is in flight when stopped.")] = 5.0,
@@ -88,7 +94,8 @@ def sim(
     DIST is a NUMBER, or fixed:value=V, uniform:low=A,high=B or lognormal:median=M,sigma=S; each of these three may
     have a heavy tail: with ,tail=0.01x20 one value in a hundred is 20 times larger.
 
-    It says what it did under http://127.0.0.1:PORT/ledger (?full adds every prompt, ?times what happened each second).
+    It says what it did under http://127.0.0.1:PORT/ledger (?full adds every prompt, ?times what happened each second),
+    and how it is under /metrics (Prometheus) and /healthz, which waits for a thread like any request.
 
     Exit codes: 0 stopped by SIGTERM or SIGINT, 2 bad usage, 5 the port is taken or the ledger can not be written.
     """
@@ -116,6 +123,8 @@ def sim(
         "api-key": api_key,
         "models": models,
         "ledger": ledger,
+        "mode": mode,
+        "threads": threads,
         "idle": idle,
         "drain": drain,
         "at": ";".join(at) if at else None,

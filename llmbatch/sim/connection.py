@@ -12,6 +12,7 @@ from typing import cast
 
 from llmbatch.sim.http11 import BadRequest, HttpRequest, RequestParser
 from llmbatch.sim.ledger import Bill, Ledger
+from llmbatch.sim.metrics import Metrics
 from llmbatch.sim.replies import Reply
 from llmbatch.sim.service import Service
 from llmbatch.sim.slots import Place, Slots, WorkTimer
@@ -19,7 +20,7 @@ from llmbatch.sim.slots import Place, Slots, WorkTimer
 # More pipelined requests than this stay in the kernel's buffer until there is room.
 MAX_QUEUED = 32
 # Close with a reset and drop what is unsent (socket(7), SO_LINGER).
-_RESET = struct.pack("ii", 1, 0)
+RESET = struct.pack("ii", 1, 0)
 
 
 class Connection(asyncio.Protocol):
@@ -29,9 +30,10 @@ class Connection(asyncio.Protocol):
     It stands in ``living`` from its first byte until it is both closed and done with its last request.
     """
 
-    def __init__(self, service: Service, ledger: Ledger, living: set[Connection]) -> None:
+    def __init__(self, service: Service, ledger: Ledger, metrics: Metrics, living: set[Connection]) -> None:
         self._service = service
         self._ledger = ledger
+        self._metrics = metrics
         self._living = living
         self._loop = asyncio.get_running_loop()
         self._parser = RequestParser()
@@ -110,7 +112,8 @@ class Connection(asyncio.Protocol):
             self._reply = self._service.refuse(request, time.time())
         else:
             self._last_request |= not request.keep_alive
-            self._reply = self._service.reply(request, time.monotonic(), time.time())
+            now_s, time_s = time.monotonic(), time.time()
+            self._reply = self._metrics.reply(request, now_s, time_s) or self._service.reply(request, now_s, time_s)
         if self._reply.working:
             self._ledger.work_began()
         if self._reply.takes_slot and self._service.slots is not None:
@@ -176,6 +179,8 @@ class Connection(asyncio.Protocol):
         """The request in progress is over, or there was none when the connection closed."""
         reply, self._reply = self._reply, None
         self._touched_s = self._loop.time()
+        if reply:
+            self._metrics.answered(reply.status, self._touched_s - self._began_s if reply.working else None)
         if reply and reply.working:
             self._ledger.work_ended()
         self._leave_slot()
@@ -199,5 +204,5 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         assert self._transport, "only an open connection can be reset"
-        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._transport.abort()

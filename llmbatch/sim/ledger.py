@@ -57,7 +57,7 @@ class Times:
 
 
 class Ledger:
-    """Counters of one server. Owned by its event loop; nothing else may change it.
+    """Counters of one server. Owned by its event loop, or changed under a lock; nothing else may change it.
 
     ``received`` counts requests to models. ``rejected`` counts the error answers by status, ``faults`` the injected
     faults by kind. ``billed_by_prompt`` says how often each prompt (its `prompt_hash`) was paid for,

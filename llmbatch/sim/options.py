@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from llmbatch.sim.changes import Change, read_changes
 from llmbatch.sim.distributions import Distribution, fixed, parse_distribution
@@ -18,6 +18,8 @@ BURST_S = 60.0
 # What nginx and most gateways keep an idle connection open for.
 IDLE_S = 75.0
 DRAIN_S = 5.0
+
+Mode = Literal["async", "threads"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class SimOptions:
     max_inflight           more than these at once get 503
     api_key, models        all others are refused
     ledger                 the file that gets a line for every billed answer
+    mode, threads          one event loop, or a pool of so many threads that block (None: `threads_server.THREADS`)
     idle_s, drain_s        until an idle connection is closed; to finish what is in flight when stopped
     changes                what becomes different after the first request, and when
     """
@@ -66,6 +69,8 @@ class SimOptions:
     api_key: str | None = None
     models: tuple[str, ...] = ()
     ledger: Path | None = None
+    mode: Mode = "async"
+    threads: int | None = None
     idle_s: float = IDLE_S
     drain_s: float = DRAIN_S
     changes: tuple[Change, ...] = ()
@@ -73,6 +78,10 @@ class SimOptions:
     def __post_init__(self) -> None:
         if not all(rate >= 0 for rate in self.faults.values()) or math.fsum(self.faults.values()) > 1 + 1e-9:
             raise ValueError("fault: the rates must be 0 or more and add up to at most 1")
+        if self.threads is not None and self.mode != "threads":
+            raise ValueError("threads: a pool of threads belongs to mode threads; one event loop has none")
+        if self.mode == "threads" and (self.slots is not None or self.changes):
+            raise ValueError("slots and at belong to mode async; in mode threads the threads are the slots")
 
 
 def _number(text: str) -> float:
@@ -94,6 +103,12 @@ def _count(text: str) -> int:
     if count < 1:
         raise ValueError("must be a whole number from 1")
     return count
+
+
+def _mode(text: str) -> str:
+    if text not in get_args(Mode):
+        raise ValueError(f"must be {' or '.join(get_args(Mode))}")
+    return text
 
 
 def _port(text: str) -> int:
@@ -158,6 +173,8 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "api-key": ("api_key", str),
     "models": ("models", lambda text: tuple(name.strip() for name in text.split(",") if name.strip())),
     "ledger": ("ledger", Path),
+    "mode": ("mode", _mode),
+    "threads": ("threads", _count),
     "idle": ("idle_s", _positive),
     "drain": ("drain_s", _number),
     "at": ("changes", lambda text: read_changes(text, _READERS)),

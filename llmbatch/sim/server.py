@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import resource
 import socket
+import time
 from types import TracebackType
 
 from llmbatch.sim.changes import DOWN, Change
 from llmbatch.sim.connection import Connection
 from llmbatch.sim.ledger import Ledger
+from llmbatch.sim.metrics import Metrics
 from llmbatch.sim.options import SimOptions
 from llmbatch.sim.service import Service
 from llmbatch.sim.slots import Slots
@@ -37,6 +39,7 @@ class SimServer:
         self._living: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._service: Service
+        self._metrics: Metrics
         self._changes: list[asyncio.TimerHandle] = []
         self._down: asyncio.Task[None] | None = None
         self._port = options.port
@@ -57,6 +60,7 @@ class SimServer:
         raise_file_limit()
         self._ledger = ledger = Ledger(self._options.ledger)
         self._service = Service(self._options, ledger, self._set_changes)
+        self._metrics = Metrics(ledger, time.monotonic())
         if self._options.slots is not None:
             self._service.slots = Slots(self._options.slots, self._options.slot_slowdown)
         try:
@@ -71,7 +75,7 @@ class SimServer:
         loop, service, ledger = asyncio.get_running_loop(), self._service, self.ledger
         try:
             self._server = await loop.create_server(
-                lambda: Connection(service, ledger, self._living), sock=listener, backlog=BACKLOG
+                lambda: Connection(service, ledger, self._metrics, self._living), sock=listener, backlog=BACKLOG
             )
         except BaseException:
             listener.close()

@@ -34,7 +34,7 @@ _VERSIONS = ("/v1beta", "/openai/v1", "/v1")
 
 
 class Service:
-    """One simulated provider. Owned by one event loop; it never waits.
+    """One simulated provider. Owned by one event loop, or called under a lock; it never waits.
 
     ``now_s`` is monotonic and drives the limits; ``time_s`` is the Unix time that answers carry. ``began`` is called
     at the first request to a model. ``slots``, if there are any, are where work is to be done.
@@ -76,6 +76,20 @@ class Service:
         error = OPENAI.no_such_url(problem.status, str(problem))
         return self._refused(error, [("connection", "close")], OPENAI, time_s)
 
+    def overloaded(self, request: HttpRequest, queued: int, now_s: float, time_s: float) -> Reply | None:
+        """The 503 of a request to a model that finds ``queued`` others waiting and the server full; unread."""
+        if self._options.max_inflight is None or self._ledger.in_flight + queued < self._options.max_inflight:
+            return None
+        try:
+            spoken = dialect_at(request)
+        except ApiError:
+            return None
+        if spoken is None or request.method != "POST":
+            return None
+        self._ledger.received += 1
+        vendor = spoken[0].vendor
+        return self._counted(self._turned_away(vendor.errors["503"], vendor, now_s, time_s), time_s)
+
     def _refused(self, error: ApiError, headers: Headers, vendor: Vendor, time_s: float) -> Reply:
         return json_reply(error.status, error.body(self._request_id), headers, time_s, vendor.content_type)
 
@@ -114,8 +128,14 @@ class Service:
         try:
             reply = work_reply(self._admit(dialect, self._readable(dialect, request, model), now_s, time_s))
         except ApiError as error:
-            headers = [*self._headers(vendor, now_s, time_s), *self._wait_headers(vendor, error)]
-            reply = self._refused(error, headers, vendor, time_s)
+            reply = self._turned_away(error, vendor, now_s, time_s)
+        return self._counted(reply, time_s)
+
+    def _turned_away(self, error: ApiError, vendor: Vendor, now_s: float, time_s: float) -> Reply:
+        headers = [*self._headers(vendor, now_s, time_s), *self._wait_headers(vendor, error)]
+        return self._refused(error, headers, vendor, time_s)
+
+    def _counted(self, reply: Reply, time_s: float) -> Reply:
         if reply.status is not None and reply.status >= 400:
             self._ledger.rejected[reply.status] += 1
         if reply.status == 429:

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+import sim_wire
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -11,3 +12,11 @@ def _own_event_loop() -> Iterator[None]:
     asyncio.set_event_loop(loop)
     yield
     loop.close()
+
+
+@pytest.fixture(params=["async", "threads"])
+def each_mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs with a server of each mode."""
+    mode: str = request.param
+    monkeypatch.setitem(sim_wire.COMMON, "mode", mode)
+    return mode

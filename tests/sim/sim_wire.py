@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from llmbatch.sim.modes import open_server
 from llmbatch.sim.options import sim_options_from
 from llmbatch.sim.server import SimServer
+from llmbatch.sim.threads_server import ThreadsServer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PROMPT = "The parcel came late."
+# Of every server that a test starts; the fixture each_mode sets the mode here.
+COMMON: dict[str, str] = {}
+Server = SimServer | ThreadsServer
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def endpoints(prompt: str = PROMPT) -> dict[str, Endpoint]:
 
 
 class Client:
-    def __init__(self, server: SimServer, session: aiohttp.ClientSession) -> None:
+    def __init__(self, server: Server, session: aiohttp.ClientSession) -> None:
         self.server = server
         self.session = session
         self.root = server.base_url.removesuffix("/v1")
@@ -87,9 +92,13 @@ class Client:
         return data
 
 
+def sim_server(**settings: str) -> AbstractAsyncContextManager[Server]:
+    return open_server(sim_options_from({**COMMON, **settings}))
+
+
 @asynccontextmanager
 async def sim(**settings: str) -> AsyncIterator[Client]:
-    async with SimServer(sim_options_from(settings)) as server, aiohttp.ClientSession() as session:
+    async with sim_server(**settings) as server, aiohttp.ClientSession() as session:
         yield Client(server, session)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,17 +45,61 @@ def post(base_url: str, prompt: str) -> dict[str, object]:
         return answer
 
 
+@pytest.mark.parametrize("mode", ["async", "threads"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_by_a_signal_it_exits_0(number: signal.Signals):
-    with running() as (process, base_url):
+def test_stopped_by_a_signal_it_exits_0(number: signal.Signals, mode: str):
+    with running("--mode", mode) as (process, base_url):
         assert post(base_url, "hello")["object"] == "chat.completion"
         process.send_signal(number)
         assert process.wait(5) == 0
 
 
-def test_bills_survive_kill_9(tmp_path: Path):
+def page(base_url: str, path: str) -> str:
+    with urllib.request.urlopen(base_url.removesuffix("/v1") + path, timeout=5) as response:
+        return str(response.read().decode())
+
+
+def in_work(base_url: str, answer: Future[dict[str, object]]) -> None:
+    """Return when the server works on the request."""
+    while "llmbatch_sim_requests_in_flight 1\n" not in page(base_url, "/metrics"):
+        assert not answer.done()
+
+
+@pytest.mark.parametrize("mode", ["async", "threads"])
+def test_sigterm_answers_what_is_in_flight_and_lets_nobody_in(mode: str):
+    with (
+        running("--mode", mode, "--latency", "1.5", "--drain", "10") as (process, base_url),
+        ThreadPoolExecutor() as pool,
+    ):
+        answer = pool.submit(post, base_url, "hello")
+        in_work(base_url, answer)
+        process.terminate()
+        with pytest.raises(OSError):
+            while True:
+                page(base_url, "/metrics")
+        assert not answer.done(), "refused while the drain was on"
+        assert answer.result(5)["object"] == "chat.completion"
+        assert process.wait(5) == 0
+
+
+@pytest.mark.parametrize("mode", ["async", "threads"])
+def test_sigterm_waits_no_longer_than_the_grace(mode: str, tmp_path: Path):
     file = tmp_path / "bills.jsonl"
-    with running("--ledger", str(file)) as (process, base_url):
+    arguments = ["--mode", mode, "--latency", "60", "--drain", "0.2", "--ledger", str(file)]
+    with running(*arguments) as (process, base_url), ThreadPoolExecutor() as pool:
+        answer = pool.submit(post, base_url, "hello")
+        in_work(base_url, answer)
+        process.terminate()
+        assert process.wait(5) == 0
+        with pytest.raises(OSError):
+            answer.result(5)
+    assert file.read_text() == "", "what was dropped is not billed"
+
+
+@pytest.mark.parametrize("mode", ["async", "threads"])
+def test_bills_survive_kill_9(tmp_path: Path, mode: str):
+    file = tmp_path / "bills.jsonl"
+    with running("--ledger", str(file), "--mode", mode) as (process, base_url):
         for i in range(3):
             post(base_url, f"{i}")
         process.kill()
@@ -77,6 +122,9 @@ def test_taken_port_exits_5():
         (["--fault", "teapot=0.1"], "teapot"),
         (["--fault", "429=0.1", "--fault", "500=2"], "at most 1"),
         (["--script", "/nonexistent"], "/nonexistent"),
+        (["--mode", "fibres"], "async or threads"),
+        (["--threads", "8"], "mode threads"),
+        (["--mode", "threads", "--threads", "0"], "whole number from 1"),
     ],
 )
 def test_nonsense_exits_2_with_its_reason(arguments: list[str], says: str):

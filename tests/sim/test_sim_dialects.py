@@ -1,4 +1,4 @@
-"""What all dialects of the simulated provider have in common, each in its own shape."""
+"""What all dialects of the simulated provider have in common, each in its own shape, in both modes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from sim_wire import (
 )
 
 from llmbatch.sim.answers import count_tokens, expected_answer
+
+pytestmark = pytest.mark.usefixtures("each_mode")
 
 NAMES = list(endpoints())
 SCHEMA = {

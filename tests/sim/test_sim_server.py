@@ -1,4 +1,4 @@
-"""The simulated provider over real sockets."""
+"""The simulated provider over real sockets, in both modes."""
 
 import asyncio
 import json
@@ -11,14 +11,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from sim_wire import Server, sim_server
 
 from llmbatch.sim.answers import expected_answer, prompt_hash
-from llmbatch.sim.options import sim_options_from
-from llmbatch.sim.server import SimServer
+
+pytestmark = pytest.mark.usefixtures("each_mode")
 
 
 class Client:
-    def __init__(self, server: SimServer, session: aiohttp.ClientSession) -> None:
+    def __init__(self, server: Server, session: aiohttp.ClientSession) -> None:
         self.server = server
         self.session = session
 
@@ -37,7 +38,7 @@ class Client:
 
 @asynccontextmanager
 async def sim(**settings: str) -> AsyncIterator[Client]:
-    async with SimServer(sim_options_from(settings)) as server, aiohttp.ClientSession() as session:
+    async with sim_server(**settings) as server, aiohttp.ClientSession() as session:
         yield Client(server, session)
 
 
@@ -353,7 +354,7 @@ async def test_overload_is_503():
 
 async def test_leaving_drains_what_is_in_flight():
     async with aiohttp.ClientSession() as session:
-        async with SimServer(sim_options_from({"latency": "0.1"})) as server:
+        async with sim_server(latency="0.1") as server:
             answer = asyncio.create_task(Client(server, session).answer())
             while not server.ledger.in_flight:
                 await asyncio.sleep(0)
@@ -366,7 +367,7 @@ async def test_leaving_drains_what_is_in_flight():
 async def test_leaving_waits_no_longer_than_drain():
     async with aiohttp.ClientSession() as session:
         began_s = time.perf_counter()
-        async with SimServer(sim_options_from({"latency": "30", "drain": "0.05"})) as server:
+        async with sim_server(latency="30", drain="0.05") as server:
             answer = asyncio.create_task(Client(server, session).answer())
             while not server.ledger.in_flight:
                 await asyncio.sleep(0)
@@ -376,7 +377,18 @@ async def test_leaving_waits_no_longer_than_drain():
     assert (server.ledger.billed, server.ledger.in_flight) == (0, 0)
 
 
-async def raw(server: SimServer, message: bytes) -> bytes:
+async def test_leaving_does_not_wait_for_what_will_never_be_answered():
+    async with aiohttp.ClientSession() as session, asyncio.timeout(10):
+        async with sim_server(fault="stall=1", drain="60") as server:
+            answer = asyncio.create_task(Client(server, session).answer())
+            while not server.ledger.in_flight:
+                await asyncio.sleep(0)
+        with pytest.raises(aiohttp.ClientError):
+            await answer
+    assert server.ledger.in_flight == 0
+
+
+async def raw(server: Server, message: bytes) -> bytes:
     """Everything the server sends until it closes."""
     host, port = server.base_url.removeprefix("http://").removesuffix("/v1").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -421,5 +433,5 @@ async def test_taken_port_is_refused():
     async with sim() as client:
         port = client.server.base_url.removesuffix("/v1").rpartition(":")[2]
         with pytest.raises(OSError):
-            async with SimServer(sim_options_from({"port": port})):
+            async with sim_server(port=port):
                 pass
