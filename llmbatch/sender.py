@@ -302,7 +302,8 @@ class Sender:
     def _most(self) -> int:
         """How many may be in flight in all."""
         options = self._options
-        return min(options.concurrency or options.max_concurrency or self._ceiling, self._ceiling)
+        said = (options.concurrency, options.max_concurrency, self._ceiling)
+        return min(most for most in said if most is not None)
 
     def _window(self) -> Window:
         rpm = self._options.rpm
