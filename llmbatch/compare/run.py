@@ -39,7 +39,7 @@ from llmbatch.rules.comparison import (
 )
 from llmbatch.rules.reasons import RowError
 
-MOST_TRIES = 3
+MOST_TRIES = 2
 
 Told = Callable[[Case, int, int], None]
 
