@@ -11,7 +11,7 @@ CRITICAL_TESTS := $(patsubst %,tests/files/test_%.py,journal recovery repair sea
 	$(patsubst %,tests/rules/test_%.py,fuse headers kept_body quota redact retry) \
 	tests/calls/test_received.py tests/providers/test_openai_chat.py tests/providers/test_openai_errors.py tests/test_keys.py
 
-.PHONY: all install format lint types test coverage mutants demo bench bench-pacing bench-serving campaigns clean lock help
+.PHONY: all install format lint types test coverage mutants demo bench bench-pacing bench-serving compare bench-compare campaigns clean lock help
 .DEFAULT_GOAL := all
 
 all: lint types test  ## format check, lint, types, tests
@@ -52,15 +52,20 @@ format: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-bench: $(READY)  ## the figures of benchmarks/RESULTS.md (nginx with its echo module, about 20 minutes), and bench-pacing
+bench: $(READY)  ## the figures of benchmarks/RESULTS.md (nginx with its echo module, about 20 minutes)
 	$(BIN)/python -m benchmarks
-	$(BIN)/python benchmarks/pacing.py
 
 bench-pacing: $(READY)  ## the figures of benchmarks/PACING.md: how much of the limits is used (about 10 minutes)
 	$(BIN)/python benchmarks/pacing.py
 
 bench-serving: $(READY)  ## a blocking server against an event loop: benchmarks/SERVING.md, docs/serving.md (7 minutes)
 	$(BIN)/python benchmarks/serving.py --write
+
+compare: $(READY)  ## one after the other, threads, processes, one event loop: side by side, in about a minute
+	$(BIN)/llmbatch compare samples/reviews.jsonl -t @samples/sentiment.txt
+
+bench-compare: $(READY)  ## the figures and pictures of docs/comparison.md, and the README's table (about 25 minutes)
+	$(BIN)/python benchmarks/compare.py
 
 campaigns: $(READY)  ## all long searches for a broken promise, and the table tests/campaigns/RESULTS.md (about two hours)
 	@for name in $(CAMPAIGNS); do $(BIN)/python tests/campaigns $$name || exit 1; done
@@ -71,7 +76,7 @@ campaign-%: $(READY)
 lock:  ## pin the tested set anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
-		--no-annotate --extra dev --extra parquet --extra zstd pyproject.toml .ci/build.in --output-file .ci/constraints.txt
+		--no-annotate --extra dev --extra parquet --extra plot --extra zstd pyproject.toml .ci/build.in --output-file .ci/constraints.txt
 
 clean:
 	rm -rf $(VENV) .demo .mutants .coverage .pytest_cache .mypy_cache .ruff_cache

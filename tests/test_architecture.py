@@ -49,6 +49,7 @@ LEVEL = {
     "runner": 8,
     "estimate": 9,
     "api": 9,
+    "compare": 9,
     "views": 10,
     "cli": 11,
     "__init__": 12,
@@ -59,6 +60,7 @@ LEVEL = {
 ONLY_IN = {
     "typer": ({"cli"}, "everything below works without a command line"),
     "aiohttp": ({"calls.wire"}, "one module talks to the network; its errors are translated there once"),
+    "matplotlib": ({"views.plot"}, "an extra, imported when a picture is asked for"),
     "rich": ({"views.live"}, "what people see is not what happens"),
     "tenacity": ({"calls.retry"}, "one retry policy; a second one would multiply the attempts"),
     "aiofiles": ({"files.journal"}, "one writer"),

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from llmbatch.cli.app import app
 
 README = Path(__file__).parent.parent / "README.md"
-COMMANDS = ("run", "verify", "repair", "models", "ctl", "sim")
+COMMANDS = ("run", "compare", "verify", "repair", "models", "ctl", "sim")
 
 
 def shown(*args: str) -> str:

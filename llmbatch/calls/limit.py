@@ -199,7 +199,8 @@ class Limiter:
     def status(self, resting: int, binding: Binding) -> Status:
         """What the display shows; ``resting`` rows wait for their next try."""
         now_s = self._clock()
-        return Status(self.in_flight, self._allowed(now_s), resting, self._closed_s(now_s), binding, paused=self.paused)
+        held: Binding = "paused" if self.paused else binding
+        return Status(self.in_flight, self._allowed(now_s), resting, self._closed_s(now_s), held, paused=self.paused)
 
     def waiting(self) -> Moment:
         """What the rows here wait for."""

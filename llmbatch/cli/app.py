@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from llmbatch._version import __version__
+from llmbatch.cli.compare import compare
 from llmbatch.cli.configured import ConfiguredCommand
 from llmbatch.cli.ctl import ctl
 from llmbatch.cli.models import models
@@ -38,6 +39,7 @@ def root(
 
 
 app.command("run", cls=ConfiguredCommand)(run)
+app.command("compare")(compare)
 app.command("models")(models)
 app.command("verify")(verify)
 app.command("repair")(repair)

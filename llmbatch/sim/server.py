@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import resource
 import socket
+import ssl
 import time
 from types import TracebackType
 
@@ -26,14 +27,15 @@ DRAIN_TICK_S = 0.01
 
 
 class SimServer:
-    """A provider that listens from entry to exit, on the running event loop.
+    """A provider that listens from entry to exit, on the running event loop; over TLS if ``tls`` is given.
 
     ``OSError`` on entry when the port is taken or the ledger file can not be opened. On exit it accepts no more, waits
     ``drain_s`` for the answers in flight, and drops the rest unbilled.
     """
 
-    def __init__(self, options: SimOptions) -> None:
+    def __init__(self, options: SimOptions, tls: ssl.SSLContext | None = None) -> None:
         self._options = options
+        self._tls = tls
         self._ledger: Ledger | None = None
         self._server: asyncio.Server | None = None
         self._living: set[Connection] = set()
@@ -54,7 +56,7 @@ class SimServer:
     def base_url(self) -> str:
         """Where clients send to, known from entry on."""
         assert self._server, "the server has not been entered"
-        return f"http://{LOOPBACK}:{self._port}/v1"
+        return f"{'http' if self._tls is None else 'https'}://{LOOPBACK}:{self._port}/v1"
 
     async def __aenter__(self) -> SimServer:
         raise_file_limit()
@@ -75,7 +77,10 @@ class SimServer:
         loop, service, ledger = asyncio.get_running_loop(), self._service, self.ledger
         try:
             self._server = await loop.create_server(
-                lambda: Connection(service, ledger, self._metrics, self._living), sock=listener, backlog=BACKLOG
+                lambda: Connection(service, ledger, self._metrics, self._living),
+                sock=listener,
+                backlog=BACKLOG,
+                ssl=self._tls,
             )
         except BaseException:
             listener.close()
