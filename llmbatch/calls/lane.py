@@ -54,7 +54,7 @@ class Daily(Protocol):
 class Account:
     """One endpoint and key. ``meters`` are the limits that the user names for it, ``daily`` those of a day.
 
-    ``id`` names it between runs. ``dead`` is the failure for which it is not asked any more; there are others then.
+    ``id`` names it between runs. One that is ``dead`` (its key is refused, say) is not asked while there are others.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Account:
     meters: Meters = field(default_factory=Meters)
     daily: Daily | None = None
     id: str = ""
-    dead: Failure | None = None
+    dead: bool = False
 
 
 class Admission:
@@ -87,6 +87,7 @@ class Lane:
         self.learnt = Meters()
         self.finder = RateFinder(now_s)
         self.in_flight = 0
+        self.unknown = False  # its model is, to this server
         self.latency_s: float | None = None
         self.last_failure: Failure | None = None
         self._found = Pace(1.0)
@@ -96,6 +97,11 @@ class Lane:
         self._last: deque[Admission] = deque(maxlen=LAST)
         self._bad_in_a_row = 0
         self._looked_s = -math.inf
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is not asked any more while there are others."""
+        return self.unknown or self.account.dead
 
     @property
     def counts_tokens(self) -> bool:

@@ -54,7 +54,7 @@ class _Queue:
     @property
     def alive(self) -> list[Lane]:
         """Those that are still asked."""
-        return [lane for lane in self.lanes if lane.account.dead is None] or [self.lanes[0]]
+        return [lane for lane in self.lanes if not lane.dead] or [self.lanes[0]]
 
 
 # Of a learnt window, with more in flight there is no room for what nobody must have.
@@ -186,7 +186,7 @@ class Limiter:
         if self._closed or self.paused or any(queue.waiting for queue in self._queues.values()):
             return False
         now_s = self._clock()
-        return all(lane.has_slack(now_s, SLACK_SHARE) for lane in self.lanes if lane.account.dead is None)
+        return all(lane.has_slack(now_s, SLACK_SHARE) for lane in self.lanes if not lane.dead)
 
     def waits_for(self) -> Cause | None:
         """What the first of those who wait here waits for."""
@@ -381,9 +381,15 @@ class Limiter:
             self._listen(Notice("warning", f"{lane.account.name} is set aside, others are asked: {failure.message}"))
 
     def _without(self, lane: Lane, failure: Failure) -> Failure:
-        """A key that is refused, or has no money, is not asked again while there are others; its rows go to them."""
-        if lane.account.dead is None:
-            lane.account.dead = failure
+        """A key that is refused, or has no money, is not asked again while there are others; its rows go to them.
+
+        A model that is not known there may be known elsewhere; that says nothing of the key.
+        """
+        if not lane.dead:
+            if failure.http_status == 404 or failure.type == "model_not_found":
+                lane.unknown = True
+            else:
+                lane.account.dead = True
             self._listen(Notice("warning", f"{lane.account.name} is not asked any more: {failure.message}"))
         return replace(failure, retryable=True, fatal=False)
 
