@@ -212,11 +212,13 @@ class Lane:
             self.window.refused(now_s, attempt.sent_s, self.in_flight)
         if failure.rate_limited:
             admission.refused = True
-            if not self._storm():
-                pause_s = self.finder.refused(now_s, self._rate_per_s(now_s, estimate))
+            storm = self._storm()
+            pause_s = None if storm else self.finder.refused(now_s, self._rate_per_s(now_s, estimate))
+            if pause_s is not None:
                 self.gate.hold(now_s + (failure.retry_after_s or pause_s))
                 return
-            self.finder.storm()
+            if storm:
+                self.finder.storm()
         if failure.concerns_all or failure.retry_after_s is not None:
             self._close(now_s, attempt.sent_s, failure.retry_after_s, chance)
 

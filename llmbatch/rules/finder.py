@@ -20,6 +20,8 @@ from llmbatch.meters import RecentRate
 SAFE_SHARE = 0.97
 # The first refusal comes from a server whose bucket was full: what was let in so far says little.
 FIRST_SHARE = 0.5
+# The first refusal says nothing of a rate before so many requests were let in.
+ENOUGH = 20
 # Refusals closer than this are one event: answers to what was sent together.
 EVENT_S = 0.9
 # The rate stands still for so long after a refusal, and has doubled so long after that.
@@ -99,18 +101,21 @@ class RateFinder:
         self._marks.clear()
         self._sure = False
 
-    def refused(self, now_s: float, known_per_s: float | None = None) -> float:
+    def refused(self, now_s: float, known_per_s: float | None = None) -> float | None:
         """A request was refused because too many came. Gives the seconds for which nothing should be sent.
 
-        ``known_per_s`` is the rate by which all were sent, if there is one.
+        None: too few were let in to say anything of a rate. ``known_per_s`` is that by which all were sent, if there
+        is one.
         """
         self._refused += 1
         self._refusals.append(self._sent)
+        if self._base_per_s is None and known_per_s is None and self._sent - self._refused < ENOUGH:
+            return None
         if self._base_per_s is None:
             lately_per_s = max(self._rate.per_s(now_s, _LATELY_S), 0.1)
             self._base_per_s = FIRST_SHARE * lately_per_s if known_per_s is None else min(lately_per_s, known_per_s)
             self._mark(now_s)
-            return max(FIRST_PAUSE_S, 1.0 / self._base_per_s)
+            return FIRST_PAUSE_S
         if not self._marks:
             self._mark(now_s)
         elif now_s - self._marks[-1][0] < EVENT_S:
@@ -119,8 +124,7 @@ class RateFinder:
             return 0.0
         else:
             self._measure(now_s)
-        assert self._base_per_s is not None, "set by the first refusal"
-        return max(SURE_PAUSE_S if self._sure else UNSURE_PAUSE_S, 1.0 / self._base_per_s)
+        return SURE_PAUSE_S if self._sure else UNSURE_PAUSE_S
 
     def per_s(self, now_s: float) -> float | None:
         """Requests per second that may be sent now; None while nothing was refused."""

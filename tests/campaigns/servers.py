@@ -533,8 +533,9 @@ def surroundings() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, environment))
         stack.enter_context(mock.patch("aiohttp.ThreadedResolver.resolve", resolve))
-        stack.enter_context(mock.patch("llmbatch.rules.gate.BASE_S", GATE_BASE_S))
-        stack.enter_context(mock.patch("llmbatch.rules.gate.CAP_S", GATE_CAP_S))
+        stack.enter_context(mock.patch("llmbatch.rules.gate.PAUSES_S", (GATE_BASE_S, GATE_CAP_S)))
+        for pause in ("SURE_PAUSE_S", "UNSURE_PAUSE_S", "FIRST_PAUSE_S"):
+            stack.enter_context(mock.patch(f"llmbatch.rules.finder.{pause}", GATE_BASE_S))
         stack.enter_context(mock.patch("llmbatch.calls.received.MAX_BODY_BYTES", CAP_BYTES))
         stack.callback(NAMES.clear)
         yield

@@ -152,12 +152,12 @@ async def embeddings(dialect: Dialect, ask: Ask) -> None:
 
 async def usage(dialect: Dialect, ask: Ask) -> None:
     # Anthropic thinks and caches only where it is told to: both cost money.
-    params = {"thinking": {"type": "adaptive"}, "cache_control": {"type": "ephemeral"}}
-    params = params if dialect.api == "anthropic" else {"reasoning_effort": "low"}
+    anthropic = dialect.api == "anthropic"
+    params = {"thinking": {"type": "adaptive"}} if anthropic else {"reasoning_effort": "low"}
     rows: list[Any] = [{"system": LONG, "prompt": f"{PROMPT} {number}", "params": params} for number in range(2)]
     if not dialect.chat:
         rows = [{"input": PROMPT}]
-    results = await ask(rows, concurrency=1)
+    results = await ask(rows, concurrency=1, cache_prompt=anthropic)
     for result in results:
         assert result.reply is not None and result.reply.usage.input_tokens, result.failure
     if dialect.chat:

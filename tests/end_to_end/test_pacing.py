@@ -38,7 +38,7 @@ def test_concurrency_is_what_was_said_with_no_hidden_limit(llmbatch: Llmbatch, s
 
 def test_429_storm_ends_well_and_nobody_comes_before_retry_after(llmbatch: Llmbatch, sim: StartSim) -> None:
     """20 requests at once, then 5 a second; a client that knows no limit learns it from the 429s."""
-    server = sim("--rpm", "300", "--burst", "4")
+    server = sim("--rpm", "300", "--burst", "4", "--no-headers")
     asked = prompts(30)
     write_rows(llmbatch.directory / "in.jsonl", asked)
     done = llmbatch(
