@@ -89,6 +89,7 @@ class Lane:
         self.in_flight = 0
         self.latency_s: float | None = None
         self.last_failure: Failure | None = None
+        self._given_up = False
         self._found = Pace(1.0)
         self._learnt_as_of_s = -math.inf
         self._answers = 0
@@ -101,6 +102,17 @@ class Lane:
     def counts_tokens(self) -> bool:
         """Whether it matters how large a request is."""
         return self.account.meters.counts_tokens or self.learnt.counts_tokens
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is still asked."""
+        return not self._given_up and self.account.dead is None
+
+    def give_up(self, failure: Failure) -> None:
+        """Ask it no more; nor its account for any other model, unless ``failure`` is a matter of the model."""
+        self._given_up = True
+        if not failure.of_model:
+            self.account.dead = failure
 
     def allowed(self, now_s: float) -> int:
         """How many may be in flight now."""
