@@ -26,6 +26,9 @@ _BINDINGS: Mapping[Cause, Binding] = {"window": "concurrency", "gate": "provider
 OVERLOADED = (503, 529)
 # Of the last requests so many refused, or more: the server refuses everybody, and one probe at a time asks it.
 LAST, STORM_LEAST, STORM_SHARE = 8, 4, 0.75
+# After a pause of so long any limit of a minute lets something in. Who asked for it and refuses the first request after
+# it refuses everybody, too.
+LONG_PAUSE_S = 5.0
 # Failures in a row of one endpoint, while there are others: it is set aside.
 SET_ASIDE = 5
 # The average latency is over about this many of the last answers.
@@ -66,14 +69,18 @@ class Account:
 
 
 class Admission:
-    """One request that was let in. ``closings`` is how often the gate had closed by then."""
+    """One request that was let in. ``closings`` is how often the gate had closed by then.
 
-    __slots__ = ("closings", "cost", "lane", "refused")
+    ``first_again``: it is the first after a long pause that the server asked for.
+    """
 
-    def __init__(self, lane: Lane, closings: int, cost: Cost) -> None:
+    __slots__ = ("closings", "cost", "first_again", "lane", "refused")
+
+    def __init__(self, lane: Lane, closings: int, cost: Cost, *, first_again: bool) -> None:
         self.lane = lane
         self.closings = closings
         self.cost = cost
+        self.first_again = first_again
         self.refused = False
 
 
@@ -96,6 +103,7 @@ class Lane:
         self._old = 0  # in flight since before the gate last closed
         self._last: deque[Admission] = deque(maxlen=LAST)
         self._bad_in_a_row = 0
+        self._pausing = False
         self._looked_s = -math.inf
 
     @property
@@ -160,7 +168,8 @@ class Lane:
 
     def admit(self, now_s: float, cost: Cost) -> Admission:
         """Take a place and what it costs. Call it only when nothing was in the way."""
-        admission = Admission(self, self.gate.closings, cost)
+        admission = Admission(self, self.gate.closings, cost, first_again=self._pausing)
+        self._pausing = False
         self.in_flight += 1
         if self.account.meters:
             self.account.meters.take(now_s, cost)
@@ -218,7 +227,9 @@ class Lane:
             self.window.refused(now_s, attempt.sent_s, self.in_flight)
         if failure.rate_limited:
             admission.refused = True
-            if not self._storm():
+            self._pausing = (failure.retry_after_s or 0.0) >= LONG_PAUSE_S
+            before_pause = admission.closings != self.gate.closings
+            if not (admission.first_again or before_pause or self._storm()):
                 pause_s = self.finder.refused(now_s, self._rate_per_s(now_s, estimate))
                 self.gate.hold(now_s + (failure.retry_after_s or pause_s))
                 return
