@@ -73,7 +73,22 @@ def endpoints_of(
     if len(set(names)) < len(names) or len({target.base_url for target in targets}) < len(targets):
         raise OptionsError("an address or a key is given twice: --base-url and --key-env must differ")
     several = len(pairs) > 1
-    return [_endpoint(options, target, name, environment, proxies, tell, several=several) for target, name in pairs]
+    endpoints = [
+        _endpoint(options, target, name, environment, proxies, tell, several=several) for target, name in pairs
+    ]
+    _refuse_one_key_twice(endpoints)
+    return endpoints
+
+
+def _refuse_one_key_twice(endpoints: Sequence[Endpoint]) -> None:
+    """Limits hold for each key: under two names one would get twice as much."""
+    seen: dict[tuple[str, str], str] = {}
+    for endpoint in endpoints:
+        if endpoint.key is None:
+            continue
+        first = seen.setdefault((endpoint.target.base_url, endpoint.key.reveal()), endpoint.key.source)
+        if first != endpoint.key.source:
+            raise OptionsError(f"{first} and {endpoint.key.source} hold the same key: name it once")
 
 
 def _endpoint(

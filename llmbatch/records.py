@@ -166,6 +166,11 @@ class Failure:
         """Every other row would meet the same now, so all wait together: a rate limit, or nobody there."""
         return self.rate_limited or self.unreachable
 
+    @property
+    def of_model(self) -> bool:
+        """Another model may be answered: this one is unknown there, or has used up its requests of the day (Gemini)."""
+        return self.http_status == 404 or self.type in ("model_not_found", "daily_quota_exceeded")
+
 
 class CallFailed(Exception):
     """How the call layers tell each other of a Failure; never leaves a run."""

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from llmbatch.calls.connect import tls_context
 from llmbatch.calls.deadlines import Watch
@@ -49,7 +50,7 @@ from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.bottleneck import Moment, WindowKind, window_kind
 from llmbatch.rules.control import LIMITS
-from llmbatch.rules.daily import reset_words
+from llmbatch.rules.daily import next_midnight, reset_words
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.hedge import Hedging
 from llmbatch.rules.limits import in_words
@@ -163,12 +164,15 @@ class Sender:
         )
 
     def paced_by(self) -> dict[Kind, tuple[float, bool]]:
-        """What requests are paced by, per minute, and whether it is the user's own; of several lanes nothing."""
+        """What requests are paced by, per minute, and whether it is the user's own; only what holds for all lanes."""
         lanes = [] if self._stack is None else list(self._stack.limiter.lanes)
-        if len(lanes) != 1:
-            return {}
         now_s = asyncio.get_running_loop().time()
-        return {kind: limit for kind in KINDS if (limit := lanes[0].limit(kind, now_s)) is not None}
+        found = {kind: {lane.limit(kind, now_s) for lane in lanes} for kind in KINDS}
+        return {
+            kind: limit
+            for kind, limits in found.items()
+            if len(limits) == 1 and (limit := next(iter(limits))) is not None
+        }
 
     def _window_kind(self, limiter: Limiter) -> WindowKind:
         busiest = max(limiter.lanes, key=lambda lane: lane.in_flight, default=None)
@@ -242,7 +246,7 @@ class Sender:
                     self._patience.cancel()
                 await self._stack.settled()
             if (met_by_all := self._fuse.hopeless()) is not None:
-                self._give_up(met_by_all.message)
+                self._give_up(_with_return(met_by_all))
 
     async def _accounts(self, stack: AsyncExitStack, watch: Watch) -> list[Account]:
         """Each endpoint with its wire. All share one session; a key that may not leave this machine has its own."""
@@ -350,7 +354,8 @@ class Sender:
         elif isinstance(event, GateClosed):
             self._gate_closed(event)
         elif isinstance(event, DayUsedUp):
-            self._give_up(f"the {self._options.rpd:,} requests of --rpd are used up; the next may go {_when(event)}")
+            used = f"the {self._options.rpd:,} requests of --rpd are used up"
+            self._give_up(f"{used}; the next may go {_when(event.returns_unix_s)}")
 
     def _gate_closed(self, event: GateClosed) -> None:
         max_wait_s, why = self._options.retry.max_wait_s, event.failure.message
@@ -365,7 +370,11 @@ class Sender:
             if self._outage.too_long(now_s, event.strikes, max_wait_s):
                 self._give_up(f"{why}. Is the server running, and --base-url right?")
         elif event.for_s > max_wait_s:
-            self._give_up(f"the provider asks to wait {event.for_s:,.0f} s, more than --max-wait allows: {why}")
+            until = _when(time.time() + event.for_s)
+            self._give_up(
+                f"the provider asks to wait {event.for_s:,.0f} s, more than --max-wait allows; it may be asked again "
+                f"{until}: {why}"
+            )
 
     def _load_prices(self) -> None:
         """Beside the loop, which goes on; an answer that comes before waits for it, see prices.py."""
@@ -461,7 +470,7 @@ class Sender:
             self._outage.answered()
             self._illness.answered()
         elif self._fuse.blows(self._for_all(job, outcome), fresh=not job.failed_before):
-            self._give_up(outcome.message)
+            self._give_up(_with_return(outcome))
         self._count(None if isinstance(outcome, Reply) else outcome, fresh=not job.failed_before)
         return written
 
@@ -480,10 +489,9 @@ class Sender:
         return True
 
     def _for_all(self, job: Job, failure: Failure) -> Failure:
-        """A model that only this row asks for may be unknown without any harm to the others."""
+        """A model that only this row asks for may be unknown, or used up, without any harm to the others."""
         own_model = self._target.model is not None and job.request.model != self._target.model
-        unknown = failure.http_status == 404 or failure.type == "model_not_found"
-        return replace(failure, fatal=failure.fatal and not (own_model and unknown))
+        return replace(failure, fatal=failure.fatal and not (own_model and failure.of_model))
 
     def _drain(self) -> None:
         assert self._stack is not None, "draining comes after the start"
@@ -497,11 +505,25 @@ class Sender:
         self._patience = asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
 
 
-def _when(event: DayUsedUp) -> str:
+def _when(at_unix_s: float) -> str:
     """At what time a request may go again, as people's clocks here have it."""
-    zone = datetime.fromtimestamp(event.returns_unix_s).astimezone().tzinfo
+    zone = datetime.fromtimestamp(at_unix_s).astimezone().tzinfo
     assert zone is not None, "a local time has a zone"
-    return reset_words(event.returns_unix_s, time.time(), zone)
+    return reset_words(at_unix_s, time.time(), zone)
+
+
+def _with_return(failure: Failure) -> str:
+    """What ended the run; of a quota of Gemini's also when it returns.
+
+    Source: Gemini API, "Rate limits": requests per day are counted anew from midnight Pacific time.
+    """
+    if failure.type != "daily_quota_exceeded":
+        return failure.message
+    try:
+        when = _when(next_midnight(time.time(), ZoneInfo("America/Los_Angeles")))
+    except ZoneInfoNotFoundError:  # a machine without a table of time zones
+        when = "at midnight Pacific time"
+    return f"{failure.message.rstrip('.')}. That is the quota of a day: it returns {when}"
 
 
 @contextmanager

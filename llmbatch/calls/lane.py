@@ -26,6 +26,9 @@ _BINDINGS: Mapping[Cause, Binding] = {"window": "concurrency", "gate": "provider
 OVERLOADED = (503, 529)
 # Of the last requests so many refused, or more: the server refuses everybody, and one probe at a time asks it.
 LAST, STORM_LEAST, STORM_SHARE = 8, 4, 0.75
+# After a pause of so long any limit of a minute lets something in. Who asked for it and refuses the first request after
+# it refuses everybody, too.
+LONG_PAUSE_S = 5.0
 # Failures in a row of one endpoint, while there are others: it is set aside.
 SET_ASIDE = 5
 # The average latency is over about this many of the last answers.
@@ -54,7 +57,7 @@ class Daily(Protocol):
 class Account:
     """One endpoint and key. ``meters`` are the limits that the user names for it, ``daily`` those of a day.
 
-    ``id`` names it between runs. One that is ``dead`` (its key is refused, say) is not asked while there are others.
+    ``id`` names it between runs. ``dead`` is the failure for which it is not asked any more; there are others then.
     """
 
     name: str
@@ -62,18 +65,22 @@ class Account:
     meters: Meters = field(default_factory=Meters)
     daily: Daily | None = None
     id: str = ""
-    dead: bool = False
+    dead: Failure | None = None
 
 
 class Admission:
-    """One request that was let in. ``closings`` is how often the gate had closed by then."""
+    """One request that was let in. ``closings`` is how often the gate had closed by then.
 
-    __slots__ = ("closings", "cost", "lane", "refused")
+    ``first_again``: it is the first after a long pause that the server asked for.
+    """
 
-    def __init__(self, lane: Lane, closings: int, cost: Cost) -> None:
+    __slots__ = ("closings", "cost", "first_again", "lane", "refused")
+
+    def __init__(self, lane: Lane, closings: int, cost: Cost, *, first_again: bool) -> None:
         self.lane = lane
         self.closings = closings
         self.cost = cost
+        self.first_again = first_again
         self.refused = False
 
 
@@ -87,26 +94,33 @@ class Lane:
         self.learnt = Meters()
         self.finder = RateFinder(now_s)
         self.in_flight = 0
-        self.unknown = False  # its model is, to this server
         self.latency_s: float | None = None
         self.last_failure: Failure | None = None
+        self._given_up = False
         self._found = Pace(1.0)
         self._learnt_as_of_s = -math.inf
         self._answers = 0
         self._old = 0  # in flight since before the gate last closed
         self._last: deque[Admission] = deque(maxlen=LAST)
         self._bad_in_a_row = 0
+        self._pausing = False
         self._looked_s = -math.inf
-
-    @property
-    def dead(self) -> bool:
-        """Whether it is not asked any more while there are others."""
-        return self.unknown or self.account.dead
 
     @property
     def counts_tokens(self) -> bool:
         """Whether it matters how large a request is."""
         return self.account.meters.counts_tokens or self.learnt.counts_tokens
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is still asked."""
+        return not self._given_up and self.account.dead is None
+
+    def give_up(self, failure: Failure) -> None:
+        """Ask it no more; nor its account for any other model, unless ``failure`` is a matter of the model."""
+        self._given_up = True
+        if not failure.of_model:
+            self.account.dead = failure
 
     def allowed(self, now_s: float) -> int:
         """How many may be in flight now."""
@@ -154,7 +168,8 @@ class Lane:
 
     def admit(self, now_s: float, cost: Cost) -> Admission:
         """Take a place and what it costs. Call it only when nothing was in the way."""
-        admission = Admission(self, self.gate.closings, cost)
+        admission = Admission(self, self.gate.closings, cost, first_again=self._pausing)
+        self._pausing = False
         self.in_flight += 1
         if self.account.meters:
             self.account.meters.take(now_s, cost)
@@ -212,7 +227,9 @@ class Lane:
             self.window.refused(now_s, attempt.sent_s, self.in_flight)
         if failure.rate_limited:
             admission.refused = True
-            storm = self._storm()
+            self._pausing = (failure.retry_after_s or 0.0) >= LONG_PAUSE_S
+            before_pause = admission.closings != self.gate.closings
+            storm = admission.first_again or before_pause or self._storm()
             pause_s = None if storm else self.finder.refused(now_s, self._rate_per_s(now_s, estimate))
             if pause_s is not None:
                 self.gate.hold(now_s + (failure.retry_after_s or pause_s))

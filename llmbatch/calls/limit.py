@@ -54,7 +54,7 @@ class _Queue:
     @property
     def alive(self) -> list[Lane]:
         """Those that are still asked."""
-        return [lane for lane in self.lanes if not lane.dead] or [self.lanes[0]]
+        return [lane for lane in self.lanes if lane.alive] or [self.lanes[0]]
 
 
 # Of a learnt window, with more in flight there is no room for what nobody must have.
@@ -186,7 +186,7 @@ class Limiter:
         if self._closed or self.paused or any(queue.waiting for queue in self._queues.values()):
             return False
         now_s = self._clock()
-        return all(lane.has_slack(now_s, SLACK_SHARE) for lane in self.lanes if not lane.dead)
+        return all(lane.has_slack(now_s, SLACK_SHARE) for lane in self.lanes if lane.alive)
 
     def waits_for(self) -> Cause | None:
         """What the first of those who wait here waits for."""
@@ -249,15 +249,16 @@ class Limiter:
         if self.paused or (self.most is not None and self.in_flight >= self.most):
             return lanes[0], math.inf, "window"
         if len(lanes) == 1:
-            chosen = (lanes[0], *_blocked(lanes[0], cost, now_s))
+            found = [(lanes[0], *_blocked(lanes[0], cost, now_s))]
+            likely = found[0]
         else:
             known = [lane.latency_s for lane in lanes if lane.latency_s is not None]
             usual_s = min(known, default=1.0)
             found = [(lane, *_blocked(lane, cost, now_s)) for lane in queue.alive]
-            chosen = min(found, key=lambda one: (one[1], one[0].load(usual_s)))
-        if chosen[2] == "day":
-            self._listen(DayUsedUp(time.time() + chosen[1]))
-        return chosen
+            likely = min(found, key=lambda one: (_free_in_s(one[0], one[1], usual_s), one[0].load(usual_s)))
+        if all(cause == "day" for _, _, cause in found):
+            self._listen(DayUsedUp(min(_returns_unix_s(lane) for lane, _, _ in found)))
+        return likely[0], min(wait_s for _, wait_s, _ in found), likely[2]
 
     def _opens_s(self, queue: _Queue, now_s: float) -> float:
         """Seconds until the first gate of these lanes opens."""
@@ -278,6 +279,8 @@ class Limiter:
             if wait_s < MAKE_ROOM_S:
                 break
             await self._aside(wait_s)
+        if self._closed:  # the look for a place may have ended the run: nobody would wake who waits from here on
+            raise Stopped
         waiter: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
         queue.waiting.append(_Waiter(waiter, cost))
         self._pump()
@@ -347,12 +350,12 @@ class Limiter:
     def _failed(self, queue: _Queue, admission: Admission, failure: Failure, trace: Trace) -> Failure:
         """What follows for the lane and for all rows. The failure as the row is to see it."""
         lane, attempt, now_s = admission.lane, trace.attempts[-1], self._clock()
-        before_s = self._opens_s(queue, now_s)
+        before_s = lane.gate.wait_s(now_s)
         closings = lane.gate.closings
         lane.failed(now_s, admission, attempt, failure, self._chance(), queue.estimate)
         others = [one for one in queue.alive if one is not lane]
         if others and failure.fatal:
-            attempt.failure = self._without(lane, failure)
+            attempt.failure = self._without(queue, lane, failure)
             return attempt.failure
         if failure.concerns_all:
             if trace.limited_since_s is None:
@@ -368,29 +371,30 @@ class Limiter:
         return failure
 
     def _tell_closed(self, queue: _Queue, lane: Lane, failure: Failure, before_s: float) -> None:
-        """Nobody need know of a closed gate while another one is open."""
-        pause_s = self._opens_s(queue, self._clock())
-        alone = len(queue.lanes) == 1
+        """The display need not know of a closed gate while another one is open."""
+        now_s = self._clock()
+        pause_s, alone = self._opens_s(queue, now_s), len(queue.alive) == 1
         if pause_s > 0 or alone:
             self._listen(GateClosed(pause_s, failure, min(one.gate.strikes for one in queue.alive)))
-        if pause_s > VISIBLE_PAUSE_S >= before_s:
-            self._listen(Notice("warning", f"the provider asked for a pause of {pause_s:,.0f} s: {failure.message}"))
+        if lane.gate.wait_s(now_s) > VISIBLE_PAUSE_S >= before_s and not self._closed:
+            who, others = ("the provider", "") if alone else (lane.account.name, ", others are asked")
+            text = f"{who} asked for a pause of {lane.gate.wait_s(now_s):,.0f} s{others}: {failure.message}"
+            self._listen(Notice("warning", text))
 
     def _tell_aside(self, lane: Lane, failure: Failure) -> None:
         if lane.gate.strikes == 1:
             self._listen(Notice("warning", f"{lane.account.name} is set aside, others are asked: {failure.message}"))
 
-    def _without(self, lane: Lane, failure: Failure) -> Failure:
-        """A key that is refused, or has no money, is not asked again while there are others; its rows go to them.
+    def _without(self, queue: _Queue, lane: Lane, failure: Failure) -> Failure:
+        """Who refuses for good is not asked again while there are others; its rows go to them.
 
-        A model that is not known there may be known elsewhere; that says nothing of the key.
+        That holds for the key (it is wrong, or has no money), or for one model, which a single row may have misnamed.
         """
-        if not lane.dead:
-            if failure.http_status == 404 or failure.type == "model_not_found":
-                lane.unknown = True
-            else:
-                lane.account.dead = True
-            self._listen(Notice("warning", f"{lane.account.name} is not asked any more: {failure.message}"))
+        if lane.alive:
+            model = next(name for name, one in self._queues.items() if one is queue)
+            lane.give_up(failure)
+            which = f" for {model}" if lane.account.dead is None else ""
+            self._listen(Notice("warning", f"{lane.account.name} is not asked{which} any more: {failure.message}"))
         return replace(failure, retryable=True, fatal=False)
 
     def _count(self, lane: Lane, failure: Failure, sent_s: float) -> None:
@@ -416,6 +420,18 @@ def _blocked(lane: Lane, cost: Cost, now_s: float) -> tuple[float, Cause | None]
     if daily is not None and daily.left(now_unix_s := time.time()) <= 0:
         return max(daily.returns_at(now_unix_s) - now_unix_s, 1.0), "day"
     return lane.blocked(now_s, cost)
+
+
+def _free_in_s(lane: Lane, blocked_s: float, usual_s: float) -> float:
+    """When it can be asked, by the time of its answers if one of those must come first."""
+    if not math.isinf(blocked_s):
+        return blocked_s
+    return usual_s if lane.latency_s is None else lane.latency_s
+
+
+def _returns_unix_s(lane: Lane) -> float:
+    now_unix_s = time.time()
+    return now_unix_s if lane.account.daily is None else lane.account.daily.returns_at(now_unix_s)
 
 
 def _abandoned(trace: Trace) -> Failure:

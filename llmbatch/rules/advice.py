@@ -61,7 +61,7 @@ def _requests(held: str, facts: Facts) -> str:
 
 
 def _day(held: str, facts: Facts) -> str:
-    return f"held up by the limit of requests per day {held}: nothing but a higher limit from the provider will help"
+    return f"held up by --rpd {held}: nothing but a higher one will help, if the provider allows it"
 
 
 def _tokens(held: str, facts: Facts) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 
 HOUR_S = 3600
 _HOURS = 24
@@ -37,6 +37,12 @@ def returns_at(hours: Mapping[int, int], per_day: int, now_unix_s: float) -> flo
         over -= hours[hour]
         at_s = float((hour + _HOURS + 1) * HOUR_S)
     return at_s
+
+
+def next_midnight(now_unix_s: float, zone: tzinfo) -> float:
+    """The Unix time at which the day after this one begins in ``zone``."""
+    today = datetime.fromtimestamp(now_unix_s, zone)
+    return (datetime(today.year, today.month, today.day, tzinfo=zone) + timedelta(days=1)).timestamp()
 
 
 def reset_words(until_unix_s: float, now_unix_s: float, zone: tzinfo) -> str:

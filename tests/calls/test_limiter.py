@@ -247,6 +247,33 @@ def test_a_long_pause_is_said_once_not_by_every_row(virtually: Virtually) -> Non
     virtually(main())
 
 
+@pytest.mark.parametrize("pause_s", [6.0, 10.0, 20.0, 45.0])
+@pytest.mark.parametrize("refused_s", [3.0, 15.0, 45.0])
+def test_who_refuses_on_after_the_pause_it_asked_for_says_nothing_of_the_rate(
+    virtually: Virtually, pause_s: float, refused_s: float
+) -> None:
+    """A minute of refusals, few of them because each asks for a long pause; then all is as before within 30 s."""
+
+    def answer(sent: Sent) -> tuple[float, Reply | Failure]:
+        refuses = 5.0 <= sent.at_s < 5.0 + refused_s
+        return (0.001, replace(LIMITED, retry_after_s=pause_s)) if refuses else (0.2, PONG)
+
+    async def main() -> None:
+        bench = Bench(answer, window=10)
+
+        async def ask(name: str) -> None:
+            await asyncio.sleep(int(name) * 0.02)
+            while bench.now() < 130.0:
+                await bench.until_good(name)
+
+        await asyncio.gather(*(ask(str(number)) for number in range(10)))
+        back_s = next(at_s for at_s in bench.script.times_s if at_s >= 5.0 + refused_s)
+        times_s = [at_s for at_s in bench.script.times_s if back_s + 20.0 <= at_s < back_s + 30.0]
+        assert len(times_s) >= 0.9 * 50 * 10
+
+    virtually(main())
+
+
 # Stopping and cancelling
 
 

@@ -56,8 +56,7 @@ def said(cause: str, facts: Facts, share: float = 0.88) -> str | None:
         (
             "day",
             FACTS,
-            "held up by the limit of requests per day 88% of the time: nothing but a higher limit from the provider "
-            "will help",
+            "held up by --rpd 88% of the time: nothing but a higher one will help, if the provider allows it",
         ),
         (
             "tokens",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from random import Random
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from llmbatch.rules.daily import HOUR_S, counted, hour_of, reset_words, returns_at
+from llmbatch.rules.daily import HOUR_S, counted, hour_of, next_midnight, reset_words, returns_at
 
 NOON = 1_795_348_800.0  # 2026-11-22 12:00 UTC
 HOUR = hour_of(NOON)
@@ -87,3 +87,22 @@ def test_never_more_than_the_limit_in_any_24_hours() -> None:
 )
 def test_when_a_quota_returns_in_words(left_s: float, zone: tzinfo, words: str) -> None:
     assert reset_words(NOON + left_s, NOON, zone) == words
+
+
+PACIFIC = ZoneInfo("America/Los_Angeles")
+
+
+@pytest.mark.parametrize(
+    ("now", "midnight"),
+    [
+        ("2026-11-22 12:00+00:00", "2026-11-23 08:00+00:00"),
+        ("2026-11-22 07:59+00:00", "2026-11-22 08:00+00:00"),
+        ("2026-11-22 08:00+00:00", "2026-11-23 08:00+00:00"),
+        ("2026-07-01 12:00+00:00", "2026-07-02 07:00+00:00"),  # summer time
+        ("2026-11-01 08:30+00:00", "2026-11-02 08:00+00:00"),  # the day on which it ends has 25 hours
+        ("2026-12-31 23:00+00:00", "2027-01-01 08:00+00:00"),
+    ],
+)
+def test_midnight_in_a_zone(now: str, midnight: str) -> None:
+    at_s, next_s = (datetime.fromisoformat(text).timestamp() for text in (now, midnight))
+    assert next_midnight(at_s, PACIFIC) == next_s
