@@ -35,14 +35,16 @@ USED_SHARE = 0.8
 DOUBLING, WORTH_IT, WORTHLESS = 0.35, 0.35, 0.3
 # Twice as many were answered in hardly more time each: nothing queued.
 UNQUEUED = 0.8
-# A step up that brings this at least was too long, not in vain; a step down by half is judged by throughput alone.
-IN_PART, WORTHLESS_HALF = 0.12, 0.35
+# A step up that brings more than the noise of so many answers (this over their root) was too long, not in vain.
+NOISE = 2.0
+# A step down by half is taken sooner.
+WORTHLESS_HALF = 0.35
 # Long steps are seen through the noise; where one brings only a part, the size goes to where that part ends.
-STEP_UP, STEP_DOWN, HALF = 1.4, 0.85, 0.5
+STEP_UP, STEP_DOWN, HALF = 1.4, 0.88, 0.5
 # A little above the knee, so that no place is ever empty.
-ABOVE_KNEE = 1.06
+ABOVE_KNEE = 1.08
 # Epochs without a step, once neither up nor down is better; fewer at first.
-REST_EPOCHS = 8
+REST_EPOCHS = 14
 CUT = 0.7
 # With each answer the window comes by so many nearer to the size that was found for it.
 GROWTH = 2
@@ -141,6 +143,7 @@ class _Measured:
     """What came per second with so many in flight."""
 
     in_flight: float
+    answers: int
     answers_per_s: float
     tokens_per_s: float
 
@@ -252,7 +255,7 @@ class AutoWindow:
             self._found = min(self.ceiling, self._found + max(1, epoch.size // 20))
             return
         seconds = epoch.seconds()
-        measured = _Measured(in_flight, epoch.answers / seconds, epoch.tokens / seconds)
+        measured = _Measured(in_flight, epoch.answers, epoch.answers / seconds, epoch.tokens / seconds)
         if self._doubling:
             self._double(measured)
         else:
@@ -293,7 +296,7 @@ class AutoWindow:
             if worth >= WORTH_IT:
                 self._base = now
                 self._try(self._found, STEP_UP)
-            elif worth > IN_PART:
+            elif worth > NOISE / math.sqrt(now.answers):
                 self._stay(self._knee(self._base, now, stood, self._found))
             else:
                 self._try(stood, STEP_DOWN)
