@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,9 @@ class Estimate:
     among those to be sent failed in an earlier run.
 
     ``input_tokens`` is a guess from the bytes of the rows to be sent. ``seconds_at_rpm`` is the shortest time that
-    ``--rpm`` allows, None without one. ``cost_usd`` is None while no price is known.
+    ``--rpm`` allows, None without one; ``seconds_at_tpm`` what ``--tpm`` and ``--input-tpm`` allow for the prompts
+    alone, by that guess. ``first_day`` is how many of the rows ``--rpd`` lets go before the run stops, if not all.
+    ``cost_usd`` is None while no price is known.
     """
 
     rows: int
@@ -35,6 +38,8 @@ class Estimate:
     bad_examples: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     cost_usd: float | None = None
+    seconds_at_tpm: float | None = None
+    first_day: int | None = None
 
     @property
     def exit_code(self) -> int:
@@ -51,6 +56,9 @@ async def estimate(options: RunOptions) -> Estimate:
     run = Run(options)
     planned, warnings = await run.rehearse()
     resume = planned.resume
+    input_tokens = planned.prompt_bytes // BYTES_PER_TOKEN
+    at_tpm = min((limit for limit in (options.tpm, options.input_tpm) if limit is not None), default=None)
+    a_day = math.inf if options.rpd is None else options.rpd * options.accounts
     return Estimate(
         rows=planned.rows,
         to_send=planned.to_send,
@@ -58,8 +66,10 @@ async def estimate(options: RunOptions) -> Estimate:
         failed_before=planned.sent_again,
         changed=resume.refused,
         bad=planned.bad,
-        input_tokens=planned.prompt_bytes // BYTES_PER_TOKEN,
-        seconds_at_rpm=None if options.rpm is None else planned.to_send * 60 / options.rpm,
+        input_tokens=input_tokens,
+        seconds_at_rpm=None if options.rpm is None else planned.to_send * 60 / (options.rpm * options.accounts),
+        seconds_at_tpm=None if at_tpm is None else input_tokens * 60 / (at_tpm * options.accounts),
+        first_day=int(a_day) if planned.to_send > a_day else None,
         model=run.model,
         endpoint=run.endpoint,
         output=options.output_path,

@@ -220,6 +220,11 @@ class RunOptions:
         return _several(self.key_env)
 
     @property
+    def accounts(self) -> int:
+        """How many endpoints and keys there are. Limits hold for each."""
+        return max(1, len(self.base_urls), len(self.key_envs))
+
+    @property
     def tenant_column(self) -> str | None:
         """The field of a row that says whose it is; without a template, whose data may have any names, it has one."""
         if self.tenant_field is not None:

@@ -139,6 +139,7 @@ class Failure:
     ``body`` is what was received of the answer, as bytes where it is not UTF-8; ``body_bytes`` is its size if that
     is more than was kept. ``output_so_far`` is the text of a stream up to its cut. ``bound`` is set where the
     request may have been billed. ``usage`` are the tokens that the server reported for an answer that is no good.
+    ``elsewhere``: who gave it is not asked any more, and another endpoint or key is.
     """
 
     kind: FailureClass
@@ -156,6 +157,7 @@ class Failure:
     output_so_far: str | None = None
     bound: TokenBound | None = None
     usage: Usage | None = None
+    elsewhere: bool = False
 
     @property
     def maybe_billed(self) -> bool:

@@ -69,7 +69,7 @@ class Run:
         self.options = options
         self.started = False
         self.control: str | None = None
-        self.tally = Tally(time.monotonic, options.rpm)
+        self.tally = Tally(time.monotonic, options.rpm, options.accounts)
         self._listen = listen
         self._stop = stop or Stop()
         self._targets = targets_of(options)
@@ -99,8 +99,11 @@ class Run:
 
     @property
     def endpoint(self) -> str:
-        """Where requests go."""
-        return "the simulated provider" if self._target.simulated else self._target.url
+        """Where requests go, for people."""
+        if self._target.simulated:
+            return "the simulated provider"
+        others = len(self._targets) - 1
+        return self._target.url + (f" and {others:,} more" if others else "")
 
     def snapshot(self) -> Snapshot:
         """The numbers of this moment, once ``started``."""

@@ -36,14 +36,16 @@ _ENOUGH_ROWS = 10
 
 
 class Tally:
-    """Listens to a run and counts. ``clock`` gives monotonic seconds; ``rpm`` is the request limit, if one is set.
+    """Listens to a run and counts. ``clock`` gives monotonic seconds; ``rpm`` is the request limit, if one is set, of
+    each of the ``accounts`` (endpoint and key).
 
     Owned by the run's event loop; not for several threads.
     """
 
-    def __init__(self, clock: Callable[[], float], rpm: float | None = None) -> None:
+    def __init__(self, clock: Callable[[], float], rpm: float | None = None, accounts: int = 1) -> None:
         self._clock = clock
         self._rpm = rpm
+        self._accounts = accounts
         self._run: RunStarted | None = None
         self._begin()
         self.ok = self.failed = self.kept_ok = self.kept_failed = self.skipped = 0
@@ -91,7 +93,7 @@ class Tally:
             fraction=None if left is None else done / max(done + left, 1),
             eta_s=self._to_send(left) / eta_rate if left is not None and eta_rate and not status.paused else None,
             rate_per_s=self._requests_rate.per_s(now, _NOW_S),
-            rpm=self._rpm,
+            rpm=None if self._rpm is None else self._rpm * self._accounts,
             requests=self.requests,
             retries=self.retries,
             rate_limited=self.rate_limited,

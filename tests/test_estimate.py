@@ -12,6 +12,7 @@ from llmbatch.errors import InputError, OutputRefused
 from llmbatch.estimate import Estimate, estimate
 from llmbatch.options import RunOptions
 from llmbatch.runner import Run
+from llmbatch.views.estimate import render_estimate
 
 
 def options(folder: Path, rows: list[Any], **settings: Any) -> RunOptions:
@@ -28,6 +29,33 @@ async def test_it_counts_and_leaves_no_file(tmp_path: Path) -> None:
     assert found.exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
     assert json.loads(json.dumps(found.to_json()))["to_send"] == 9
+
+
+@pytest.mark.parametrize(
+    ("settings", "at_rpm", "at_tpm", "first_day"),
+    [
+        ({}, None, None, None),
+        ({"rpm": 60.0}, 30, None, None),
+        ({"rpm": 60.0, "key_env": ["K1", "K2", "K3"]}, 10, None, None),
+        ({"rpm": 60.0, "base_url": ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"]}, 15, None, None),
+        ({"tpm": 100.0}, None, 0.6, None),
+        ({"tpm": 100.0, "input_tpm": 50.0}, None, 1.2, None),
+        ({"output_tpm": 50.0}, None, None, None),
+        ({"rpd": 29}, None, None, 29),
+        ({"rpd": 30}, None, None, None),
+        ({"rpd": 14, "key_env": ["K1", "K2"]}, None, None, 28),
+    ],
+)
+async def test_what_the_limits_of_each_key_allow(
+    tmp_path: Path, settings: dict[str, Any], at_rpm: float | None, at_tpm: float | None, first_day: int | None
+) -> None:
+    server = {"model": "m", "base_url": "http://127.0.0.1:1/v1"}
+    found = await estimate(options(tmp_path, ["abcdefgh"] * 30, **{**server, **settings}))
+    assert (found.seconds_at_rpm, found.first_day) == (at_rpm, first_day)
+    assert found.seconds_at_tpm == (None if at_tpm is None else pytest.approx(at_tpm * found.input_tokens))
+    assert len(render_estimate(found).splitlines()) == 7 + sum(
+        value is not None for value in (at_rpm, at_tpm, first_day)
+    )
 
 
 async def test_it_needs_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,16 @@ def test_rate_and_eta_of_a_steady_run(tally: Tally, clock: Clock) -> None:
     assert shown.fraction == 0.4
 
 
+def test_the_limit_of_requests_is_that_of_all_keys_together(clock: Clock) -> None:
+    tally = Tally(clock, 300.0, accounts=2)
+    tally(STARTED)
+    assert tally.snapshot(STATUS).rpm == 600.0
+    tally(LimitSet("rpm", 300.0, 100.0))
+    assert tally.snapshot(STATUS).rpm == 200.0
+    tally(LimitSet("rpm", 100.0, None))
+    assert tally.snapshot(STATUS).rpm is None
+
+
 def test_eta_leaves_out_rows_that_earlier_runs_finished(clock: Clock) -> None:
     tally = Tally(clock)
     tally(replace(STARTED, done_before=50))

@@ -395,7 +395,7 @@ class Limiter:
             lane.give_up(failure)
             which = f" for {model}" if lane.account.dead is None else ""
             self._listen(Notice("warning", f"{lane.account.name} is not asked{which} any more: {failure.message}"))
-        return replace(failure, retryable=True, fatal=False)
+        return replace(failure, retryable=True, fatal=False, elsewhere=True)
 
     def _count(self, lane: Lane, failure: Failure, sent_s: float) -> None:
         """One more failure that another try may mend; when no try can be paid, all rows wait."""

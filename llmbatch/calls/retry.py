@@ -72,7 +72,7 @@ class Retry:
         now_s = self._clock()
         limited_s = 0.0 if trace.limited_since_s is None else now_s - trace.limited_since_s
         last = failures[-1]
-        free = last.concerns_all or trace.failed_before
+        free = last.concerns_all or last.elsewhere or trace.failed_before
         paid = free or self._quota.affords(last)
         own_fault = trace.others_answered is not None and trace.others_answered < self._quota.answers
         trace.others_answered = self._quota.answers

@@ -24,7 +24,7 @@ class Option:
     """One option: ``kind`` is bool, int, float, str or Path; ``choices`` are all it takes, if there are any.
 
     ``of_numbers``: its text may be a number, such as ``10`` for ``--concurrency N|auto``. ``of_path``: it names a file.
-    ``of_code``: it names a function, which is run.
+    ``of_code``: it names a function, which is run. ``of_words``: its values hold neither blanks nor commas.
     """
 
     name: str
@@ -35,9 +35,12 @@ class Option:
     of_numbers: bool = False
     of_path: bool = False
     of_code: bool = False
+    of_words: bool = False
 
     def from_text(self, text: str, where: str) -> Any:
-        """The value of a variable; of a repeatable option one on each line. Raises OptionsError."""
+        """The value of a variable; of a repeatable option one on each line, or word by word. Raises OptionsError."""
+        if self.of_words:
+            return text.replace(",", " ").split()
         if self.repeatable:
             return [line.strip() for line in text.splitlines() if line.strip()]
         if self.kind is bool:
@@ -120,6 +123,7 @@ def _option(name: str, hint: Any) -> Option:
         of_numbers=not repeatable and kind is str and bool({"N", "TIME"} & set(words)),
         of_path=kind is Path or bool({"FILE", "DIR"} & set(words)),
         of_code="MODULE:FUNCTION" in words,
+        of_words=repeatable and info.metavar in ("URL", "NAME"),
     )
 
 

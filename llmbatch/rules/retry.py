@@ -43,6 +43,7 @@ def decide(
     ``limits.max_wait_s`` instead of the row's attempts. ``unpaid`` of the failures met an empty retry quota
     (rules/quota.py) and a server that answered nobody: they spend no attempts either. When the last can not be
     ``paid`` for, the row waits at the gate; but what may have been billed is never asked more often than allowed.
+    What is asked ``elsewhere`` goes at once and spends nothing: who refused it is not asked a second time.
     """
     last = failures[-1]
     if not last.retryable:
@@ -51,7 +52,9 @@ def decide(
         if limited_s > limits.max_wait_s:
             return Verdict(False, 0.0, f"{last.type} for {limited_s:.0f} s")
         return Verdict(True, 0.0, "waits at the gate")
-    spent = [failure for failure in failures if not failure.concerns_all]
+    if last.elsewhere:
+        return Verdict(True, 0.0, "another endpoint or key is asked")
+    spent = [failure for failure in failures if not (failure.concerns_all or failure.elsewhere)]
     if last.maybe_billed and sum(1 for failure in spent if failure.maybe_billed) > limits.ambiguous:
         return Verdict(False, 0.0, f"may have been billed {limits.ambiguous + 1} times")
     tries = len(spent) - unpaid

@@ -27,6 +27,10 @@ def _lines(found: Estimate) -> Iterator[str]:
     yield "cost      unknown"
     if found.seconds_at_rpm is not None:
         yield f"time      at least {duration(found.seconds_at_rpm)} at --rpm"
+    if found.seconds_at_tpm is not None:
+        yield f"time      about {duration(found.seconds_at_tpm)} for the tokens of the prompts alone"
+    if found.first_day is not None:
+        yield f"a day     {found.first_day:,} by --rpd; then the run stops, and the same command continues"
     yield f"results   {safe(found.output)}"
     if found.bad_examples:
         yield ""

@@ -197,7 +197,7 @@ def _pace(snapshot: Snapshot) -> Iterator[_Part]:
     yield _Part(2, f"{status.in_flight:,}/{status.allowed:,}", " in flight", " in flight")
     if status.waiting_retry:
         yield _Part(4, f"{status.waiting_retry:,}", " waiting to retry", " waiting")
-    if status.gate_closed_s <= 0 and (limited := limited_by(status.binding)):
+    if status.gate_closed_s <= 0 and not status.paused and (limited := limited_by(status.binding)):
         yield _Part(3, "", limited, limited.replace("limited by", "limit:").replace(" the ", " "))
 
 

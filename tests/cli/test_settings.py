@@ -142,6 +142,17 @@ def test_what_a_variable_may_say(
     assert options.timeouts.total_s == 120 if variable == "TIMEOUT" else getattr(options, field) == value
 
 
+@pytest.mark.parametrize("between", [",", " ", ", ", "\n"])
+def test_a_variable_may_name_several_addresses_and_keys(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, between: str
+) -> None:
+    here = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
+    monkeypatch.setenv("LLMBATCH_BASE_URL", between.join(here))
+    monkeypatch.setenv("LLMBATCH_KEY_ENV", between.join(("K1", "K2")))
+    options = ran("-m", "m")
+    assert (options.base_urls, options.key_envs) == (here, ("K1", "K2"))
+
+
 def test_pairs_are_looked_for_name_by_name(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     write('model = "sim/x"\n[params]\na = 1\nb = 1\nc = 1\nd = 1\n[profiles.p.params]\nb = 2\nc = 2\nd = 2\n')
     monkeypatch.setenv("LLMBATCH_PARAM", "c=3\nd=3")

@@ -19,6 +19,7 @@ LIMITED = Failure("rejected", "rate_limit_exceeded", "m", retryable=True, rate_l
 AMBIGUOUS = Failure("ambiguous", "disconnected", "m", retryable=True)
 UNUSABLE = Failure("unusable", "empty_answer", "m", retryable=True)
 PERMANENT = Failure("permanent", "bad_request", "m")
+ELSEWHERE = Failure("permanent", "invalid_api_key", "m", retryable=True, elsewhere=True)
 WAIT_9 = Failure("rejected", "overloaded", "m", retryable=True, retry_after_s=9.0)
 
 
@@ -50,6 +51,11 @@ WAIT_9 = Failure("rejected", "overloaded", "m", retryable=True, retry_after_s=9.
         ([LIMITED] * 500 + [REJECTED] * 5, 800, False),
         ([REJECTED] * 4 + [LIMITED], 0, True),
         ([LIMITED] * 9 + [AMBIGUOUS], 0, True),
+        ([ELSEWHERE] * 9, 0, True),  # once for each of the others
+        ([ELSEWHERE] * 9 + [REJECTED] * 4, 0, True),
+        ([ELSEWHERE] * 9 + [REJECTED] * 5, 0, False),
+        ([REJECTED] * 5 + [ELSEWHERE], 0, True),
+        ([ELSEWHERE, PERMANENT], 0, False),
     ],
 )
 def test_again(past: list[Failure], limited_s: float, again: bool) -> None:
