@@ -166,6 +166,11 @@ class Failure:
         """Every other row would meet the same now, so all wait together: a rate limit, or nobody there."""
         return self.rate_limited or self.unreachable
 
+    @property
+    def unknown_model(self) -> bool:
+        """The server does not have what was asked for; other models may be there."""
+        return self.http_status == 404 or self.type == "model_not_found"
+
 
 class CallFailed(Exception):
     """How the call layers tell each other of a Failure; never leaves a run."""

@@ -482,8 +482,7 @@ class Sender:
     def _for_all(self, job: Job, failure: Failure) -> Failure:
         """A model that only this row asks for may be unknown without any harm to the others."""
         own_model = self._target.model is not None and job.request.model != self._target.model
-        unknown = failure.http_status == 404 or failure.type == "model_not_found"
-        return replace(failure, fatal=failure.fatal and not (own_model and unknown))
+        return replace(failure, fatal=failure.fatal and not (own_model and failure.unknown_model))
 
     def _drain(self) -> None:
         assert self._stack is not None, "draining comes after the start"
