@@ -29,6 +29,8 @@ LAST, STORM_LEAST, STORM_SHARE = 8, 4, 0.75
 # After a pause of so long any limit of a minute lets something in. Who asked for it and refuses the first request after
 # it refuses everybody, too.
 LONG_PAUSE_S = 5.0
+# Fewer of them than so many in so many good answers are noise.
+TOGETHER, AMONG = 3, 40
 # Failures in a row of one endpoint, while there are others: it is set aside.
 SET_ASIDE = 5
 # The average latency is over about this many of the last answers.
@@ -57,7 +59,8 @@ class Daily(Protocol):
 class Account:
     """One endpoint and key. ``meters`` are the limits that the user names for it, ``daily`` those of a day.
 
-    ``id`` names it between runs. ``dead`` is the failure for which it is not asked any more; there are others then.
+    ``name`` is for people, ``id`` names it between runs. ``dead`` is the failure for which it is not asked any more;
+    there are others then.
     """
 
     name: str
@@ -85,21 +88,25 @@ class Admission:
 
 
 class Lane:
-    """Owned by the limiter. Times are of the run's clock."""
+    """Says whether a request may go, and hears how each one ended. Owned by the limiter; times are of the run's clock.
 
-    def __init__(self, account: Account, window: Window, now_s: float) -> None:
+    The account's meters are shared with its lanes for other models; the window, the gate and what is learnt are not.
+    """
+
+    def __init__(self, account: Account, model: str, window: Window, now_s: float) -> None:
         self.account = account
+        self.model = model
         self.window = window
         self.gate = Gate()
         self.learnt = Meters()
         self.finder = RateFinder(now_s)
         self.in_flight = 0
         self.latency_s: float | None = None
-        self.last_failure: Failure | None = None
-        self._given_up = False
         self._found = Pace(1.0)
         self._learnt_as_of_s = -math.inf
         self._answers = 0
+        self._without_model: Failure | None = None
+        self._overloads: deque[int] = deque(maxlen=TOGETHER)  # at which of the good answers
         self._old = 0  # in flight since before the gate last closed
         self._last: deque[Admission] = deque(maxlen=LAST)
         self._bad_in_a_row = 0
@@ -107,20 +114,22 @@ class Lane:
         self._looked_s = -math.inf
 
     @property
+    def dead(self) -> Failure | None:
+        """Why it is not asked any more."""
+        return self.account.dead or self._without_model
+
+    def lose(self, failure: Failure) -> str:
+        """Ask it no more for this model, if that is not there, else for none. Gives the name of what is lost."""
+        if failure.of_model:
+            self._without_model = failure
+            return f"{self.account.name} for {self.model}" if self.model else self.account.name
+        self.account.dead = failure
+        return self.account.name
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether it matters how large a request is."""
         return self.account.meters.counts_tokens or self.learnt.counts_tokens
-
-    @property
-    def alive(self) -> bool:
-        """Whether it is still asked."""
-        return not self._given_up and self.account.dead is None
-
-    def give_up(self, failure: Failure) -> None:
-        """Ask it no more; nor its account for any other model, unless ``failure`` is a matter of the model."""
-        self._given_up = True
-        if not failure.of_model:
-            self.account.dead = failure
 
     def allowed(self, now_s: float) -> int:
         """How many may be in flight now."""
@@ -146,17 +155,22 @@ class Lane:
 
     def blocked(self, now_s: float, cost: Cost) -> tuple[float, Cause | None]:
         """How long nothing may be sent, and why; infinite while only an answer can free a place."""
-        if self.in_flight >= self.allowed(now_s):
-            return math.inf, "window" if self.gate.ramp is None else "gate"
-        wait_s, cause = self.account.meters.wait(now_s, cost) if self.account.meters else (0.0, None)
-        longest: tuple[float, Cause | None] = (wait_s, cause)
-        if self.learnt:
+        gate = self.gate
+        if gate.ramp is not None:
+            if self.in_flight >= self.allowed(now_s):
+                return gate.widens_s(self.window.size, self._old, self.in_flight, now_s), "gate"
+        elif self.in_flight >= self.window.size:
+            return math.inf, "window"
+        longest: tuple[float, Cause | None] = _NOT_BLOCKED
+        if self.account.meters.kinds:
+            longest = self.account.meters.wait(now_s, cost)
+        if self.learnt.kinds:
             longest = max(longest, self.learnt.wait(now_s, cost), key=_seconds)
         if self.finder.found:
             self._repace(now_s)
             longest = max(longest, (self._found.wait_s(now_s), "requests"), key=_seconds)
-        if (closed_s := self.gate.wait_s(now_s)) > longest[0]:
-            longest = (closed_s, "gate")
+        if gate.closed_until_s - now_s > longest[0]:
+            longest = (gate.wait_s(now_s), "gate")
         return longest
 
     def has_slack(self, now_s: float, share: float) -> bool:
@@ -171,9 +185,9 @@ class Lane:
         admission = Admission(self, self.gate.closings, cost, first_again=self._pausing)
         self._pausing = False
         self.in_flight += 1
-        if self.account.meters:
+        if self.account.meters.kinds:
             self.account.meters.take(now_s, cost)
-        if self.learnt:
+        if self.learnt.kinds:
             self.learnt.take(now_s, cost)
         if self.finder.found:
             self._found.take(now_s)
@@ -198,7 +212,8 @@ class Lane:
         self.latency_s = before_s + weight * (attempt.latency_s - before_s)
         if admission.cost is not NO_TOKENS:
             self._settle(now_s, admission, used(usage, admission.cost))
-        self._told(now_s, attempt)
+        if attempt.limits is not None:
+            self._told(now_s, attempt.sent_s, attempt.limits)
         if self.finder.found:
             self.finder.answered(attempt.sent_s)
         if now_s >= self._looked_s + LOOK_S:
@@ -218,12 +233,12 @@ class Lane:
         estimate: TokenEstimate,
     ) -> None:
         """A try failed; ``chance`` is uniform in [0, 1)."""
-        self.last_failure = failure
         self._bad_in_a_row += 1
         if not failure.maybe_billed and admission.cost is not NO_TOKENS:
             self._settle(now_s, admission, NO_TOKENS)
-        self._told(now_s, attempt)
-        if failure.http_status in OVERLOADED:
+        if attempt.limits is not None:
+            self._told(now_s, attempt.sent_s, attempt.limits)
+        if failure.http_status in OVERLOADED and self._is_overload():
             self.window.refused(now_s, attempt.sent_s, self.in_flight)
         if failure.rate_limited:
             admission.refused = True
@@ -246,19 +261,23 @@ class Lane:
         self._old = self.in_flight
         return True
 
-    def fails_alone(self, now_s: float, sent_s: float, chance: float) -> bool:
-        """Whether it has failed so often in a row that others are asked instead; then it is set aside, and probed."""
+    def set_aside(self, now_s: float, sent_s: float, chance: float) -> bool:
+        """Whether it has failed so often in a row that others are asked instead; its gate closes, and it is probed."""
         if self._bad_in_a_row < SET_ASIDE:
             return False
-        before = self.gate.closings
         self._close(now_s, sent_s, None, chance)
-        return self.gate.closings != before
+        return True
 
     def _close(self, now_s: float, sent_s: float, retry_after_s: float | None, chance: float) -> None:
         closings = self.gate.closings
         self.gate.limited(now_s, sent_s, retry_after_s, chance)
         if self.gate.closings != closings:
             self._old = self.in_flight
+
+    def _is_overload(self) -> bool:
+        """Whether one more that says so is to be believed: some servers do now and then, whatever they have to do."""
+        self._overloads.append(self._answers)
+        return len(self._overloads) == TOGETHER and self._answers - self._overloads[0] < AMONG
 
     def _storm(self) -> bool:
         """Whether nearly all of the last requests were refused: no matter of the rate then."""
@@ -269,11 +288,10 @@ class Lane:
         self.account.meters.settle(now_s, admission.cost, truth)
         self.learnt.settle(now_s, admission.cost, truth)
 
-    def _told(self, now_s: float, attempt: Attempt) -> None:
+    def _told(self, now_s: float, sent_s: float, limits: Limits) -> None:
         """Only the latest word counts: answers overtake each other."""
-        limits: Limits | None = attempt.limits
-        if limits is not None and attempt.sent_s >= self._learnt_as_of_s:
-            self._learnt_as_of_s = attempt.sent_s
+        if sent_s >= self._learnt_as_of_s:
+            self._learnt_as_of_s = sent_s
             learn(self.learnt, limits, now_s)
 
     def _repace(self, now_s: float) -> None:
@@ -292,6 +310,9 @@ class Lane:
         if (found := self.finder.per_s(now_s)) is not None:
             rates.append(found)
         return min(rates, default=None)
+
+
+_NOT_BLOCKED = (0.0, None)
 
 
 def _seconds(wait: tuple[float, object]) -> float:

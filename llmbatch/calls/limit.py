@@ -54,7 +54,14 @@ class _Queue:
     @property
     def alive(self) -> list[Lane]:
         """Those that are still asked."""
-        return [lane for lane in self.lanes if lane.alive] or [self.lanes[0]]
+        return [lane for lane in self.lanes if lane.dead is None] or [self.lanes[0]]
+
+    def chars(self, request: Request) -> int | None:
+        """Of what ``request`` says; None where no limit counts tokens."""
+        for lane in self.lanes:
+            if lane.counts_tokens:
+                return chars_of(request)
+        return None
 
 
 # Of a learnt window, with more in flight there is no room for what nobody must have.
@@ -66,7 +73,7 @@ class Limiter:
 
     ``window`` makes the window of a new lane; ``most`` is how many may be in flight in all, whatever the windows say.
     ``admitted`` is called when ``in_flight`` has grown, before the bytes of the request leave. ``aside`` takes a row
-    that waits for a closed gate out of the way of others.
+    that waits for a closed gate out of the way of others. Where queues wait for the same thing they take turns.
     """
 
     def __init__(
@@ -96,6 +103,8 @@ class Limiter:
         self._admitted = admitted
         self._aside = aside
         self._queues: dict[str, _Queue] = {}
+        self._waiting: dict[_Queue, None] = {}  # queues in which somebody waits, next whose turn it is
+        self._told_day = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
         self._closed = False
@@ -106,9 +115,9 @@ class Limiter:
         if self._closed:
             raise Stopped
         queue = self._queues.get(request.model) or self._new_queue(request.model)
-        chars = chars_of(request) if any(lane.counts_tokens for lane in queue.lanes) else 0
-        cost = queue.estimate.of(request, chars) if chars else NO_TOKENS
-        admission = None if queue.waiting else self._admit(queue, cost)
+        chars = queue.chars(request)
+        cost = NO_TOKENS if chars is None else queue.estimate.of(request, chars)
+        admission = None if queue.waiting else self._admit(queue, cost)[0]
         if admission is None:
             admission = await self._turn(queue, cost, trace)
         if self._row_deadline_s is not None and trace.deadline_s is None:
@@ -124,8 +133,10 @@ class Limiter:
             self._listen(AttemptFailed(_abandoned(trace), None, hedged=trace.hedged))
             raise
         else:
-            queue.estimate.learn(chars, reply.usage)
-            self._answered(queue, admission, reply, trace)
+            if chars is not None:
+                queue.estimate.learn(chars, reply.usage)
+            self._quota.answered(trace.retry_costs[-1] if trace.retry_costs else 0)
+            admission.lane.answered(self._clock(), admission, trace.attempts[-1], reply.usage, queue.estimate)
             return reply
         finally:
             self._leave(admission)
@@ -133,7 +144,8 @@ class Limiter:
     def close(self) -> None:
         """Send nothing more: whoever waits gets Stopped. What is in flight goes on."""
         self._closed = True
-        for queue in self._queues.values():
+        waiting, self._waiting = self._waiting, {}
+        for queue in waiting:
             while queue.waiting:
                 waiter = queue.waiting.popleft().admitted
                 if not waiter.done():
@@ -170,7 +182,14 @@ class Limiter:
     @property
     def capacity(self) -> int:
         """How many rows should be under way, waiting here or in flight."""
-        size = sum(lane.window.size for lane in self.lanes) or self._window().size
+        size, most = 0, self.most or math.inf
+        for queue in self._queues.values():  # asked for every row, and of many models the first will do
+            for lane in queue.lanes:
+                if lane.dead is None:
+                    size += lane.window.size
+            if size >= most:
+                break
+        size = size or self._window().size
         return size if self.most is None else min(size, self.most)
 
     @property
@@ -183,17 +202,15 @@ class Limiter:
 
         A window that the user has set is no limit of the provider; what goes in it takes the place of a row.
         """
-        if self._closed or self.paused or any(queue.waiting for queue in self._queues.values()):
+        if self._closed or self.paused or self._waiting:
             return False
         now_s = self._clock()
-        return all(lane.has_slack(now_s, SLACK_SHARE) for lane in self.lanes if lane.alive)
+        return all(lane.has_slack(now_s, SLACK_SHARE) for lane in self.lanes if lane.dead is None)
 
     def waits_for(self) -> Cause | None:
         """What the first of those who wait here waits for."""
-        now_s = self._clock()
-        for queue in self._queues.values():
-            if queue.waiting:
-                return self._lane(queue, queue.waiting[0].cost, now_s)[2]
+        for queue in self._waiting:
+            return self._lane(queue, queue.waiting[0].cost, self._clock())[2]
         return None
 
     def status(self, resting: int, binding: Binding) -> Status:
@@ -225,40 +242,48 @@ class Limiter:
         if len(self._queues) >= MOST_QUEUES:
             return next(iter(self._queues.values()))
         now_s = self._clock()
-        queue = _Queue([Lane(account, self._window(), now_s) for account in self.accounts])
+        queue = _Queue([Lane(account, model, self._window(), now_s) for account in self.accounts])
         self._queues[model] = queue
         return queue
 
-    def _admit(self, queue: _Queue, cost: Cost) -> Admission | None:
-        """Take a place now, if something has one."""
+    def _admit(self, queue: _Queue, cost: Cost) -> tuple[Admission | None, float]:
+        """Take a place now, if something has one; else in how many seconds to try again (infinite: after an answer)."""
         now_s = self._clock()
-        lane, blocked_s, _ = self._lane(queue, cost, now_s)
+        lane, blocked_s, cause = self._lane(queue, cost, now_s)
         if blocked_s > 0:
-            return None
+            if cause == "day" and not self._told_day:
+                self._told_day = True
+                self._listen(DayUsedUp(time.time() + blocked_s))
+            return None, blocked_s
         if (daily := lane.account.daily) is not None:
             daily.take(time.time())
+            self._told_day = False
         self.in_flight += 1
         admission = lane.admit(now_s, cost)
         self._admitted()
-        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
-        return admission
+        if self.in_flight > self.peak_in_flight:
+            self.peak_in_flight = self.in_flight
+        return admission, 0.0
 
     def _lane(self, queue: _Queue, cost: Cost, now_s: float) -> tuple[Lane, float, Cause | None]:
         """The lane to ask, for how long it can not be asked (infinite until an answer comes), and why."""
-        lanes = queue.lanes
-        if self.paused or (self.most is not None and self.in_flight >= self.most):
-            return lanes[0], math.inf, "window"
-        if len(lanes) == 1:
-            found = [(lanes[0], *_blocked(lanes[0], cost, now_s))]
-            likely = found[0]
-        else:
-            known = [lane.latency_s for lane in lanes if lane.latency_s is not None]
-            usual_s = min(known, default=1.0)
-            found = [(lane, *_blocked(lane, cost, now_s)) for lane in queue.alive]
-            likely = min(found, key=lambda one: (_free_in_s(one[0], one[1], usual_s), one[0].load(usual_s)))
-        if all(cause == "day" for _, _, cause in found):
-            self._listen(DayUsedUp(min(_returns_unix_s(lane) for lane, _, _ in found)))
+        if self.paused or self._full:
+            return queue.lanes[0], math.inf, "window"
+        if len(queue.lanes) == 1:
+            lane = queue.lanes[0]
+            blocked_s, cause = lane.blocked(now_s, cost) if lane.account.daily is None else _blocked(lane, cost, now_s)
+            return lane, blocked_s, cause
+        known = [lane.latency_s for lane in queue.lanes if lane.latency_s is not None]
+        usual_s = min(known, default=1.0)
+        found = [(lane, *_blocked(lane, cost, now_s)) for lane in queue.alive]
+        # Of a day that is used up nobody need know while another lane is only busy.
+        found = [one for one in found if one[2] != "day"] or found
+        likely = min(found, key=lambda one: (_free_in_s(one[0], one[1], usual_s), one[0].load(usual_s)))
         return likely[0], min(wait_s for _, wait_s, _ in found), likely[2]
+
+    @property
+    def _full(self) -> bool:
+        return self.most is not None and self.in_flight >= self.most
 
     def _opens_s(self, queue: _Queue, now_s: float) -> float:
         """Seconds until the first gate of these lanes opens."""
@@ -267,7 +292,7 @@ class Limiter:
     def _leave(self, admission: Admission) -> None:
         self.in_flight -= 1
         admission.lane.leave(admission)
-        if any(queue.waiting for queue in self._queues.values()):
+        if self._waiting:
             self._pump()
 
     async def _turn(self, queue: _Queue, cost: Cost, trace: Trace) -> Admission:
@@ -283,7 +308,8 @@ class Limiter:
             raise Stopped
         waiter: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
         queue.waiting.append(_Waiter(waiter, cost))
-        self._pump()
+        self._waiting[queue] = None
+        self._wake_in(self._pump_one(queue))
         expiry = self._expire_later(waiter, trace)
         try:
             return await waiter
@@ -311,41 +337,45 @@ class Limiter:
     def _pump(self) -> None:
         """Admit from the heads of the queues as many as may go; if only time is missing, come back then."""
         soonest_s = math.inf
-        for queue in self._queues.values():
-            if queue.waiting:
-                soonest_s = min(soonest_s, self._pump_one(queue))
-        if math.isinf(soonest_s):
-            return
-        loop = asyncio.get_running_loop()
-        at_s = loop.time() + soonest_s
-        if self._timer is not None and self._timer_s <= at_s:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        # Also when no time is missing any more: the clock went on since it was asked.
-        self._timer_s, self._timer = at_s, loop.call_at(at_s, self._wake)
+        for queue in tuple(self._waiting):
+            if self._full:
+                return
+            soonest_s = min(soonest_s, self._pump_one(queue))
+        self._wake_in(soonest_s)
 
     def _pump_one(self, queue: _Queue) -> float:
         """Seconds until the head of this queue may go; infinite if there is none, or only an answer can help."""
+        went = False
         while queue.waiting:
             head = queue.waiting[0]
-            if head.admitted.done():
-                queue.waiting.popleft()
-            elif (admission := self._admit(queue, head.cost)) is not None:
-                queue.waiting.popleft()
+            if not head.admitted.done():
+                admission, blocked_s = self._admit(queue, head.cost)
+                if admission is None:
+                    if went and queue in self._waiting:  # behind the others
+                        del self._waiting[queue]
+                        self._waiting[queue] = None
+                    return blocked_s
                 head.admitted.set_result(admission)
-            else:
-                return self._lane(queue, head.cost, self._clock())[1]
+                went = True
+            queue.waiting.popleft()
+        self._waiting.pop(queue, None)
         return math.inf
+
+    def _wake_in(self, seconds: float) -> None:
+        """Look again then, or sooner if that was said before."""
+        if math.isinf(seconds):
+            return
+        loop = asyncio.get_running_loop()
+        at_s = loop.time() + seconds
+        if self._timer is not None:
+            if self._timer_s <= at_s:
+                return
+            self._timer.cancel()
+        self._timer_s, self._timer = at_s, loop.call_at(at_s, self._wake)
 
     def _wake(self) -> None:
         self._timer, self._timer_s = None, math.inf
         self._pump()
-
-    def _answered(self, queue: _Queue, admission: Admission, reply: Reply, trace: Trace) -> None:
-        attempt = trace.attempts[-1]
-        self._quota.answered(trace.retry_costs[-1] if trace.retry_costs else 0)
-        admission.lane.answered(self._clock(), admission, attempt, reply.usage, queue.estimate)
 
     def _failed(self, queue: _Queue, admission: Admission, failure: Failure, trace: Trace) -> Failure:
         """What follows for the lane and for all rows. The failure as the row is to see it."""
@@ -355,13 +385,14 @@ class Limiter:
         lane.failed(now_s, admission, attempt, failure, self._chance(), queue.estimate)
         others = [one for one in queue.alive if one is not lane]
         if others and failure.fatal:
-            attempt.failure = self._without(queue, lane, failure)
+            attempt.failure = self._without(lane, failure)
             return attempt.failure
         if failure.concerns_all:
             if trace.limited_since_s is None:
                 trace.limited_since_s = now_s
-        elif others and lane.fails_alone(now_s, attempt.sent_s, self._chance()):
-            self._tell_aside(lane, failure)
+        elif others and lane.set_aside(now_s, attempt.sent_s, self._chance()):
+            if lane.gate.closings != closings:
+                self._tell_aside(lane, failure)
         elif failure.retryable and not trace.failed_before:
             self._count(lane, failure, attempt.sent_s)
         if failure.concerns_all or failure.retry_after_s is not None:
@@ -385,16 +416,11 @@ class Limiter:
         if lane.gate.strikes == 1:
             self._listen(Notice("warning", f"{lane.account.name} is set aside, others are asked: {failure.message}"))
 
-    def _without(self, queue: _Queue, lane: Lane, failure: Failure) -> Failure:
-        """Who refuses for good is not asked again while there are others; its rows go to them.
-
-        That holds for the key (it is wrong, or has no money), or for one model, which a single row may have misnamed.
-        """
-        if lane.alive:
-            model = next(name for name, one in self._queues.items() if one is queue)
-            lane.give_up(failure)
-            which = f" for {model}" if lane.account.dead is None else ""
-            self._listen(Notice("warning", f"{lane.account.name} is not asked{which} any more: {failure.message}"))
+    def _without(self, lane: Lane, failure: Failure) -> Failure:
+        """Who refuses the key or does not have the model is not asked again while others are; its rows go to them."""
+        if lane.dead is None:
+            whom = lane.lose(failure)
+            self._listen(Notice("warning", f"{whom} is not asked any more: {failure.message}"))
         return replace(failure, retryable=True, fatal=False, elsewhere=True)
 
     def _count(self, lane: Lane, failure: Failure, sent_s: float) -> None:
@@ -427,11 +453,6 @@ def _free_in_s(lane: Lane, blocked_s: float, usual_s: float) -> float:
     if not math.isinf(blocked_s):
         return blocked_s
     return usual_s if lane.latency_s is None else lane.latency_s
-
-
-def _returns_unix_s(lane: Lane) -> float:
-    now_unix_s = time.time()
-    return now_unix_s if lane.account.daily is None else lane.account.daily.returns_at(now_unix_s)
 
 
 def _abandoned(trace: Trace) -> Failure:

@@ -7,7 +7,8 @@ slowly at first (as CUBIC does, RFC 9438, and botocore's ``throttling.py``, whic
 cut deeper): a doubled limit is found within twenty seconds, an unchanged one refuses about one request in a hundred.
 
 Some servers refuse now and then whatever the rate is. Their refusals come while the rate stands still, too, and alone;
-then only several close together count.
+then only several close together count. So it is at a high rate, always: there noise comes before the rate has grown,
+and each refusal on its own would hold it down, while of a rate that is too high several follow at once.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ SAME = 0.1
 # that makes some is only believed when they are as many.
 TOGETHER, AMONG = 3, 40
 NOISES = 2
+# From this rate on fewer than so many of them say nothing, nor do those of the first few requests after an event.
+QUICK_PER_S, QUICK_TOGETHER, QUICK_LEAST = 30.0, 4, 10
 SETTLED_S = 2.0
 # A rate that has grown so far before it was refused is no longer about the old limit.
 FAR, FAR_SHARE = 1.7, 0.65
-# What was let in over so long is the measurement.
+# What was let in over so long is the measurement. A bucket left alone for longer is full.
 MEMORY_S = 60.0
 _LATELY_S = 5.0
 _LOOK_S = 0.25
@@ -61,6 +64,8 @@ class RateFinder:
         "_refused",
         "_sent",
         "_sent_at_look",
+        "_sent_at_mark",
+        "_sent_s",
         "_sure",
     )
 
@@ -72,12 +77,13 @@ class RateFinder:
         self._marks: deque[tuple[float, int]] = deque()
         self._proven_per_s: float | None = None
         # At which of the requests the last refusals came.
-        self._refusals: deque[int] = deque(maxlen=TOGETHER)
+        self._refusals: deque[int] = deque(maxlen=QUICK_TOGETHER)
         self._noises = 0
         self._sure = False
         self._grown_s = 0.0
         self._looked_s = now_s
-        self._sent_at_look = 0
+        self._sent_at_look = self._sent_at_mark = 0
+        self._sent_s = now_s
 
     @property
     def found(self) -> bool:
@@ -89,6 +95,9 @@ class RateFinder:
         self._sent += 1
         if self._base_per_s is None:
             self._rate.add(now_s)
+        elif now_s - self._sent_s > MEMORY_S:
+            self._marks.clear()
+        self._sent_s = now_s
 
     def answered(self, sent_s: float) -> None:
         """What was sent at ``sent_s`` was let in: the server is well, and its refusals are of the rate."""
@@ -112,10 +121,15 @@ class RateFinder:
         if self._base_per_s is None and known_per_s is None and self._sent - self._refused < ENOUGH:
             return None
         if self._base_per_s is None:
-            lately_per_s = max(self._rate.per_s(now_s, _LATELY_S), 0.1)
+            # Where answers take long, what is refused now was sent long ago.
+            lately_per_s = max(self._rate.per_s(now_s, _LATELY_S), self._rate.per_s(now_s, MEMORY_S), 0.1)
+            if self._means_nothing(lately_per_s):
+                return 0.0
             self._base_per_s = FIRST_SHARE * lately_per_s if known_per_s is None else min(lately_per_s, known_per_s)
             self._mark(now_s)
             return FIRST_PAUSE_S
+        if self._means_nothing(self._at(self._grown_s)):
+            return 0.0
         if not self._marks:
             self._mark(now_s)
         elif now_s - self._marks[-1][0] < EVENT_S:
@@ -130,18 +144,32 @@ class RateFinder:
         """Requests per second that may be sent now; None while nothing was refused."""
         if self._base_per_s is None:
             return None
-        since_s = now_s - self._looked_s
-        if since_s >= _LOOK_S:
-            # A rate that is not used proves nothing, and does not grow.
-            expected = since_s * self._at(self._grown_s)
-            if self._sent - self._sent_at_look >= 0.7 * expected - 1:
-                self._grown_s += since_s * min(1.0, self._base_per_s / FULL_SPEED_PER_S)
-            self._looked_s, self._sent_at_look = now_s, self._sent
+        if now_s - self._looked_s >= _LOOK_S:
+            self._grow(now_s)
         return self._at(self._grown_s)
+
+    def _grow(self, now_s: float) -> None:
+        """A rate that is not used proves nothing, and does not grow."""
+        since_s, sent = now_s - self._looked_s, self._sent - self._sent_at_look
+        least = 0.7 * since_s * self._at(self._grown_s) - 1
+        if sent == 0 and least <= 0:
+            return  # too early to say
+        if sent >= least:
+            self._grown_s += since_s * min(1.0, self._base() / FULL_SPEED_PER_S)
+        self._looked_s, self._sent_at_look = now_s, self._sent
+
+    def _means_nothing(self, per_s: float) -> bool:
+        """Whether a refusal at this rate is one of too few, or of too few requests."""
+        few = self._sent - self._sent_at_mark < QUICK_LEAST
+        return per_s >= QUICK_PER_S and (few or not self._together(QUICK_TOGETHER))
+
+    def _together(self, count: int) -> bool:
+        """Whether the last ``count`` refusals were close together."""
+        return len(self._refusals) >= count and self._sent - self._refusals[-count] < AMONG
 
     def _is_noise(self, now_s: float) -> bool:
         """Whether a refusal is none of the rate. Just after another one the server's bucket is still empty."""
-        if len(self._refusals) == TOGETHER and self._sent - self._refusals[0] < AMONG:
+        if self._together(TOGETHER):
             self._noises = 0
             return False
         standing = self._at(self._grown_s) <= self._base()
@@ -158,9 +186,8 @@ class RateFinder:
         return self._base_per_s
 
     def _at(self, grown_s: float) -> float:
-        assert self._base_per_s is not None, "asked for by its callers"
         hold_s, double_s = (HOLD_S, DOUBLE_S) if self._sure else (UNSURE_HOLD_S, UNSURE_DOUBLE_S)
-        return self._base_per_s * (SAFE_SHARE + (max(0.0, grown_s - hold_s) / double_s) ** 4)
+        return self._base() * (SAFE_SHARE + (max(0.0, grown_s - hold_s) / double_s) ** 4)
 
     def _measure(self, now_s: float) -> None:
         """The server's bucket was empty then, and is now."""
@@ -171,10 +198,9 @@ class RateFinder:
             self._marks.popleft()
         first_s, first = self._marks[0]
         overall = max(let_in - first, 1) / (now_s - first_s)
-        assert self._base_per_s is not None, "a mark comes with it"
-        grown = self._at(self._grown_s)
-        self._sure = abs(latest - self._base_per_s) <= SAME * self._base_per_s
-        if grown > FAR * self._base_per_s:
+        base, grown = self._base(), self._at(self._grown_s)
+        self._sure = abs(latest - base) <= SAME * base
+        if grown > FAR * base:
             # The limit has risen: the bucket may have overflowed, and the rate at which it ran empty says more.
             self._marks.clear()
             self._base_per_s = max(latest, FAR_SHARE * grown)
@@ -189,4 +215,5 @@ class RateFinder:
     def _mark(self, now_s: float) -> None:
         self._marks.append((now_s, self._sent - self._refused))
         self._grown_s = 0.0
+        self._sent_at_mark = self._sent
         self._looked_s, self._sent_at_look = now_s, self._sent

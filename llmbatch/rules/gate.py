@@ -9,6 +9,8 @@ Requests from before the pause do not count in the ramp: one that takes minutes 
 
 from __future__ import annotations
 
+import math
+
 # The pauses of an outage: a second, four, sixteen, then half a minute each. A short restart is met at once, and ten
 # minutes of nobody there see twenty requests.
 PAUSES_S = (1.0, 4.0, 16.0, 30.0)
@@ -17,6 +19,8 @@ JITTER = 0.5
 # The last pause only grows by it: at most one request in so long.
 LAST_JITTER = 0.2
 RAMP_S = 10.0
+# The ramp is not looked at more often than this.
+SHORTEST_S = 0.01
 
 
 class Gate:
@@ -47,6 +51,13 @@ class Gate:
         if self._answered_s is not None:
             open_ = max(open_, int(window * ((now_s - self._answered_s) / RAMP_S) ** 2))
         return min(window, open_ + old)
+
+    def widens_s(self, window: int, old: int, in_flight: int, now_s: float) -> float:
+        """Seconds until time alone allows more than ``in_flight``, as many as are; infinite if only an answer can."""
+        if self._answered_s is None or in_flight >= window:
+            return math.inf
+        enough_s = self._answered_s + RAMP_S * math.sqrt((in_flight + 1 - old) / window)
+        return max(enough_s - now_s, SHORTEST_S)
 
     def hold(self, until_s: float) -> None:
         """Let nothing go before ``until_s``: the server is well, it was only asked too quickly. No ramp follows."""

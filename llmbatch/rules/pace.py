@@ -125,16 +125,13 @@ NO_TOKENS = Cost()
 
 
 class Meters:
-    """The limits of one endpoint and key, or of one model there; each of them may be missing."""
+    """The limits of one endpoint and key, or of one model there; ``kinds`` are those that there are."""
 
-    __slots__ = ("_meters", "counts_tokens")
+    __slots__ = ("_meters", "counts_tokens", "kinds")
 
     def __init__(self, meters: Mapping[Kind, Meter] | None = None) -> None:
         self._meters: dict[Kind, Meter] = dict(meters or {})
-        self.counts_tokens = self._knows_tokens()
-
-    def __bool__(self) -> bool:
-        return bool(self._meters)
+        self._look()
 
     def __iter__(self) -> Iterator[tuple[Kind, Meter]]:
         return iter(self._meters.items())
@@ -148,7 +145,7 @@ class Meters:
             self._meters.pop(kind, None)
         else:
             self._meters[kind] = meter
-        self.counts_tokens = self._knows_tokens()
+        self._look()
 
     def wait(self, now_s: float, cost: Cost) -> tuple[float, Kind | None]:
         """The longest wait, and the kind of limit that asks for it."""
@@ -170,8 +167,10 @@ class Meters:
             if kind != "requests":
                 meter.settle(now_s, used.of(kind) - taken.of(kind))
 
-    def _knows_tokens(self) -> bool:
-        return any(kind != "requests" for kind in self._meters)
+    def _look(self) -> None:
+        """Asked for every request, so it is kept."""
+        self.kinds = tuple(self._meters)
+        self.counts_tokens = any(kind != "requests" for kind in self.kinds)
 
 
 def pace_for(kind: Kind, per_minute: float) -> Pace:

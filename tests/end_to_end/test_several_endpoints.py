@@ -19,7 +19,7 @@ def at(*servers: Any) -> list[str]:
     [
         (["--fault", "500=1"], "is set aside, others are asked"),
         (["--api-key", GOOD_KEY], "is not asked any more: Incorrect API key"),
-        (["--models", "other"], "is not asked for m any more: "),
+        (["--models", "other"], "for m is not asked any more: "),
         (["--fault", "429=1", "--retry-after", "3600"], "asked for a pause of 3,600 s, others are asked"),
     ],
 )

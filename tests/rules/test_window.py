@@ -69,7 +69,7 @@ def test_finds_the_places_of_a_server_that_queues(slots: int, seed: int) -> None
     peak = Server(slots, seed=seed).run(FixedWindow(4 * slots), 400.0)
     # Of one run; the medians of several are what benchmarks/PACING.md holds them to.
     assert reached >= 0.9 * peak
-    assert sum(sizes) / len(sizes) <= max(1.5 * slots, slots + 3)
+    assert sum(sizes) / len(sizes) <= max(1.7 * slots, slots + 3)
 
 
 def test_goes_on_while_batching_makes_all_together_quicker() -> None:
