@@ -141,7 +141,7 @@ def test_paused_sends_nothing_until_it_is_resumed(llmbatch: Llmbatch, sim: Start
     assert re.fullmatch(rb"paused: no new requests; \d in flight go on\n", done.out)
     until(lambda: server.ledger()["in_flight"] == 0, "what was in flight")
     received = server.ledger()["received"]
-    assert len(whole_lines(llmbatch.directory / f"{OUT}.partial")) == received < 60
+    until(lambda: len(whole_lines(llmbatch.directory / f"{OUT}.partial")) == received < 60, "the last answer's line")
     assert ctl(llmbatch, OUT, "pause").code == 0
     found = status(llmbatch)
     assert (found["state"], found["paused"], found["binding"], found["eta_s"]) == ("paused", True, "paused", None)
