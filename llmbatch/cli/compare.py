@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -18,6 +18,9 @@ from llmbatch.cli.ending import Ending, answer
 from llmbatch.errors import OptionsError, StorageError
 from llmbatch.options import STDIO
 
+if TYPE_CHECKING:
+    from llmbatch.rules.comparison import Case
+
 Format = Literal["auto", "jsonl", "text", "csv", "tsv", "parquet"]
 
 EPILOG = """Parts: drivers (the main table), overhead (calls without delay), short (calls of 10 ms), cpu (rows that
@@ -25,7 +28,7 @@ compute), session (one connection kept, or one for each request), blocking (one 
 (several questions about a row), memory (of waiting requests).
 
 Exit codes: 0 compared; 1 some rows failed, or a case could not be measured; 2 bad usage or input, nothing was sent;
-5 local disk; 70 a bug; 130 interrupted.
+5 local disk; 70 a bug; 129, 130, 143 hung up, interrupted, terminated.
 """
 
 # What a newcomer sees in a minute, and what --full adds.
@@ -56,7 +59,7 @@ def compare(
     key_file: Annotated[Path | None, typer.Option(help="A file that holds the key, mode 0600.")] = None,
     ca_file: Annotated[Path | None, typer.Option(help="Certificates (PEM) to trust besides the system's.")] = None,
     part: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="What to compare, see below; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="What to compare, see above; repeatable.")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Every part, up to 10,000 in flight; several minutes.")] = False,
     latency: Annotated[
@@ -96,7 +99,7 @@ def compare(
 
     Example: llmbatch compare samples/reviews.jsonl -t @samples/sentiment.txt
     """
-    with Ending() as ending, _terminated():
+    with Ending() as ending, _ended_by_signals(), _Told(quiet=quiet) as told:
         from llmbatch.compare.options import DEFAULT_LATENCY_S, DEFAULT_WORK, PATIENT, CompareOptions
         from llmbatch.compare.run import compare as compared
         from llmbatch.compare.run import cores
@@ -146,24 +149,41 @@ def compare(
         if json is not None and json != STDIO:
             _refuse_place(Path(json), input_)
         if plot is not None:
-            check_plot(plot)
+            check_plot(plot, parts)
         if not simulated:
             keep_memory_private()
-        found = compared(options, (lambda *_: None) if quiet else _say, made_by=shlex.join(["llmbatch", *sys.argv[1:]]))
+        found = compared(options, told, made_by=shlex.join(["llmbatch", *sys.argv[1:]]))
+        told.clear()
+        if json != STDIO:
+            answer(render_comparison(found))
         if json is not None:
             _write(json, dump_line(found.to_json()))
         if plot is not None:
             save_plot(found, plot)
-        if json != STDIO:
-            answer(render_comparison(found))
         ending.code = int(found.failed > 0 or any(one.problem is not None for one in found.compared))
 
 
-def _say(case: Any, number: int, of: int) -> None:
-    """One line that is written over, on a terminal; else nothing, as it is over in a minute."""
-    if sys.stderr.isatty():
-        text = "" if number > of else f"{number}/{of}  {case.part}: {case.driver.name} {case.variant}"
-        typer.echo(f"\r\x1b[K{text}", err=True, nl=False)
+class _Told:
+    """What is being measured: a line that is written over, on a terminal; else nothing, as it is over in a minute."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._shown = not quiet and sys.stderr.isatty()
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def __call__(self, case: Case, number: int, of: int) -> None:
+        self._write(f"{number}/{of}  {case.part}: {case.driver.name} {case.variant}")
+
+    def clear(self) -> None:
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        if self._shown:
+            typer.echo(f"\r\x1b[K{text}", err=True, nl=False)
 
 
 def _sizes(text: str | None, flag: str, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -199,13 +219,23 @@ def _write(where: str, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """SIGTERM ends the processes of the drivers too: they may be sending what is paid for."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the processes of the drivers too: they may be sending what is paid for."""
+    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP) if not _ignored(number)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
+def _ignored(number: signal.Signals) -> bool:
+    """As under nohup."""
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 compare.__doc__ = inspect.cleandoc(cast(Any, compare.__doc__)) + "\n\n" + EPILOG

@@ -37,6 +37,7 @@ class CompareOptions:
             *(("--threads", size) for size in self.sizes.threads),
             *(("--processes", size) for size in self.sizes.processes),
             *(("--loop", size) for size in self.sizes.loop),
+            *(("--in-flight", size) for size in self.sizes.in_flight),
             ("--runs", self.runs),
         ):
             if size < 1:

@@ -24,6 +24,7 @@ from llmbatch.files.readers import open_input
 from llmbatch.files.sniff import FormatOption
 from llmbatch.identity import target_of
 from llmbatch.machine import raise_descriptors
+from llmbatch.options import STDIO
 from llmbatch.prepare import Images, builder_of
 from llmbatch.providers.target import Target
 from llmbatch.records import BadRow, Request, Row
@@ -40,6 +41,15 @@ from llmbatch.rules.comparison import (
 from llmbatch.rules.reasons import RowError
 
 MOST_TRIES = 2
+_ASYNC = "compare asks a server on an event loop; docs/serving.md compares the two modes"
+# Options of the simulated provider that a comparison decides, and why.
+_OWN_SIM = {
+    "latency": "compare sets it itself; there is --latency",
+    "port": "compare takes a free one",
+    "drain": "compare sets it itself",
+    "mode": _ASYNC,
+    "threads": _ASYNC,
+}
 
 Told = Callable[[Case, int, int], None]
 
@@ -47,14 +57,14 @@ Told = Callable[[Case, int, int], None]
 def compare(options: CompareOptions, tell: Told = lambda case, number, of: None, made_by: str = "") -> Comparison:
     """Measure every case ``options.runs`` times, all in turn, so that a slow minute of the machine meets them all.
 
-    ``tell`` hears before each run of a case which it is, and of how many; a number above that is the end.
+    ``tell`` hears before each run of a case which it is, and of how many.
     Raises OptionsError, before anything is sent, for what can not be compared, or would cost money unsaid.
     """
     target = target_of(options.run)
     if any(part == "cpu" for part in options.parts):
         Work(options.work, options.run)
     read = asyncio.run(_read(options, target))
-    planned = _planned(options, target, len(read))
+    planned, left_out = _planned(options, target, len(read))
     with ExitStack() as stack:
         bench = _bench(options, planned, stack)
         found: dict[Case, list[Measured]] = {case: [] for case in planned}
@@ -68,14 +78,13 @@ def compare(options: CompareOptions, tell: Told = lambda case, number, of: None,
                 found[case].append(_measured(bench, _job(case, options, read)))
             except NotMeasured as error:
                 problems[case] = str(error)
-        tell(planned[-1], len(turns) + 1, len(turns))
     return Comparison(
         endpoint="the simulated provider" if target.simulated else target.url,
         made_by=made_by,
         date=date.today().isoformat(),
         machine=this_machine(),
         compared=tuple(Compared(case, tuple(runs), problems.get(case)) for case, runs in found.items()),
-        notes=tuple(_notes(options, planned, len(read))),
+        notes=(*_notes(options, planned, len(read)), *left_out),
     )
 
 
@@ -103,12 +112,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _planned(options: CompareOptions, target: Target, rows: int) -> list[Case]:
-    if target.simulated:
-        sizes = options.sizes if has_openssl() else replace(options.sizes, tls=False)
-        wanted = cases(options.parts, sizes, options.run.limit or DEFAULT_ROWS, options.latency_s)
-        return [case for case in wanted if case.in_flight <= raise_descriptors()]
-    return _real(options, target, rows)
+def _planned(options: CompareOptions, target: Target, rows: int) -> tuple[list[Case], list[str]]:
+    """What is to be measured, and in words what can not be on this machine. Raises OptionsError if nothing can."""
+    if not target.simulated:
+        return _real(options, target, rows), []
+    wanted = cases(options.parts, options.sizes, options.run.limit or DEFAULT_ROWS, options.latency_s)
+    files, openssl = raise_descriptors(), has_openssl()
+    planned = [case for case in wanted if case.in_flight <= files and (openssl or not case.server.tls)]
+    left_out = []
+    if any(case.in_flight > files for case in wanted):
+        left_out.append(
+            f"more than {files:,} requests in flight are left out: no more files may be open here (ulimit -n)"
+        )
+    if not openssl and any(case.server.tls for case in wanted):
+        left_out.append("nothing over https: it needs the openssl command, for a certificate")
+    if not planned:
+        raise OptionsError(f"nothing can be compared here; {'; '.join(left_out)}")
+    return planned, left_out
 
 
 def _real(options: CompareOptions, target: Target, rows: int) -> list[Case]:
@@ -123,8 +143,8 @@ def _real(options: CompareOptions, target: Target, rows: int) -> list[Case]:
     if not options.paid:
         raise OptionsError(
             f"this sends {requests:,} requests to {target.url} ({len(planned)} cases, {rows:,} rows each"
-            f"{f', {options.runs} times' if options.runs > 1 else ''}), and each is paid for: add --yes if that is "
-            "meant, or leave -m out for the simulated provider"
+            f"{f', {options.runs} times' if options.runs > 1 else ''}), and each may have to be paid: add --yes if "
+            "that is meant, or leave -m out for the simulated provider"
         )
     refuse_proxy(target)
     key_of(target, options.run)
@@ -135,8 +155,8 @@ def _bench(options: CompareOptions, planned: Iterable[Case], stack: ExitStack) -
     from llmbatch.sim.options import sim_options_from
 
     sim = {name: str(value) for name, value in options.run.sim.items()}
-    if reserved := {"latency", "port", "drain"} & sim.keys():
-        raise OptionsError(f"--sim {min(reserved)}: compare sets it itself; there is --latency")
+    if reserved := [name for name in sim if name in _OWN_SIM]:
+        raise OptionsError(f"--sim {reserved[0]}: {_OWN_SIM[reserved[0]]}")
     try:
         sim_options_from(sim)
     except ValueError as error:
@@ -150,8 +170,6 @@ def _notes(options: CompareOptions, planned: Iterable[Case], read: int) -> Itera
     most = max(case.rows for case in planned)
     if most > read:
         yield f"the {read:,} rows of the input were sent again and again where more were needed"
-    if options.sizes.tls and "session" in options.parts and not any(case.server.tls for case in planned):
-        yield "nothing over https: it needs the openssl command, for a certificate"
 
 
 # Rows
@@ -178,7 +196,7 @@ async def _read(options: CompareOptions, target: Target) -> list[tuple[Row, Requ
         if len(found) == most:
             break
     if not found:
-        raise InputError(f"{run.input} has no rows")
+        raise InputError(f"{'standard input' if run.input == STDIO else run.input} has no rows")
     return found
 
 

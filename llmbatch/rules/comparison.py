@@ -175,18 +175,21 @@ class Compared:
         return spread(run.latency_max_s for run in self.runs)
 
     @property
+    def start_mb(self) -> Spread | None:
+        return _spread_of_known(run.start_mb for run in self.runs)
+
+    @property
     def peak_mb(self) -> Spread | None:
         return _spread_of_known(run.peak_mb for run in self.runs)
 
     @property
     def kb_per_call(self) -> Spread | None:
         """By how much memory grew, for each request in flight."""
-        grown = [
+        return _spread_of_known(
             (run.peak_mb - run.start_mb) * 1024 / (run.in_flight or self.case.in_flight)
             for run in self.runs
             if run.peak_mb is not None and run.start_mb is not None
-        ]
-        return spread(grown) if grown else None
+        )
 
     @property
     def failed(self) -> int:

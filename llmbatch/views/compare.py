@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from llmbatch.rules.comparison import PARTS, TASKS, Compared, Comparison, Part, Server, Spread
 from llmbatch.views.safe import safe
 from llmbatch.views.words import count, duration, rate
 
 _BAR_CELLS = 40
+_COLUMNS = 80
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -31,7 +33,7 @@ def render_comparison(found: Comparison) -> str:
 def _lines(found: Comparison) -> Iterator[str]:
     for part, table in tables(found):
         yield table.title
-        yield f"({table.says})"
+        yield from wrap(f"({table.says})", _COLUMNS)
         yield ""
         yield plain(table)
         if part == "drivers":
@@ -41,7 +43,8 @@ def _lines(found: Comparison) -> Iterator[str]:
     machine = found.machine
     yield f"On {machine['system']}, {count(int(machine['cores']), 'core')}, Python {machine['python']}, {found.date}."
     yield f"Asked: {safe(found.endpoint)}"
-    yield from (f"note: {note}" for note in found.notes)
+    for note in found.notes:
+        yield from wrap(f"note: {note}", _COLUMNS)
     yield from (f"warning: {text}" for text in went_wrong(found))
 
 
@@ -67,16 +70,30 @@ def tables(found: Comparison) -> list[tuple[Part, Table]]:
 
 
 def plain(table: Table) -> str:
-    """Columns that line up."""
-    lines = [table.heads, *table.rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(table.heads))]
-    ruled = [table.heads, tuple("-" * width for width in widths), *table.rows]
-    return "\n".join(_aligned(line, widths) for line in ruled)
+    """Columns that line up, for a terminal of 80 if their cells allow it: heads take more lines then, gaps less."""
+    cells = [[len(row[column]) for row in table.rows] for column in range(len(table.heads))]
+    roomy = [max(len(head), *widths) for head, widths in zip(table.heads, cells, strict=True)]
+    tight = [max(*map(len, head.split()), *widths) for head, widths in zip(table.heads, cells, strict=True)]
+    widths = roomy if _width(roomy, "  ") <= _COLUMNS else tight
+    gap = "  " if _width(widths, "  ") <= _COLUMNS else " "
+    ruled = [*_broken(table.heads, widths), tuple("-" * width for width in widths), *table.rows]
+    return "\n".join(_aligned(line, widths, gap) for line in ruled)
 
 
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+def _width(widths: Sequence[int], gap: str) -> int:
+    return sum(widths) + len(gap) * (len(widths) - 1)
+
+
+def _broken(heads: Sequence[str], widths: Sequence[int]) -> Iterator[tuple[str, ...]]:
+    """The heads on as many lines as the longest of them takes, all ending on the last."""
+    broken = [wrap(head, width) for head, width in zip(heads, widths, strict=True)]
+    lines = max(map(len, broken))
+    return zip(*([""] * (lines - len(head)) + head for head in broken), strict=True)
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int], gap: str) -> str:
     first, *others = zip(line, widths, strict=True)
-    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
+    return gap.join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
 
 
 def markdown(table: Table) -> str:
@@ -237,7 +254,7 @@ def _memory(compared: Sequence[Compared]) -> Table:
             _label(one),
             "https" if one.case.server.tls else "http",
             _number(one.most("in_flight")),
-            _known(_start(one), _mb),
+            _known(one.start_mb, _mb),
             _known(one.peak_mb, _mb),
             _known(one.kb_per_call, lambda kb: f"{kb:.1f}"),
             _spread(one.cpu_ms_per_request, _ms),
@@ -248,11 +265,6 @@ def _memory(compared: Sequence[Compared]) -> Table:
     )
     says = "as many requests at once as there are threads, or places on the loop; in flight is what the server saw"
     return Table("Memory of waiting requests", says, heads, rows)
-
-
-def _start(one: Compared) -> Spread | None:
-    known = sorted(run.start_mb for run in one.runs if run.start_mb is not None)
-    return Spread(known[len(known) // 2], known[0], known[-1]) if known else None
 
 
 _MAKERS: dict[Part, Callable[[Sequence[Compared]], Table]] = {
@@ -277,7 +289,7 @@ def _label(one: Compared) -> str:
 
 def _call(server: Server) -> str:
     if server.latency_s is None:
-        return "of a real provider"
+        return "calls to a real provider"
     return "calls without delay" if server.latency_s == 0 else f"calls of {duration(server.latency_s)}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,10 @@ _BY_KIND = {"sequential": "#9aa0a6", "threads": "#f29900", "processes": "#d93025
 _INCHES = (6.4, 3.6)
 
 
-def check_plot(path: Path) -> None:
-    """Raises OptionsError if no picture could be made there."""
+def check_plot(path: Path, parts: Collection[Part]) -> None:
+    """Raises OptionsError if no picture of ``parts`` could be made there."""
+    if not _PANELS.keys() & parts:
+        raise OptionsError(f"--plot shows the parts {', '.join(_PANELS)}: none of them is compared")
     if path.suffix.lower() not in SUFFIXES:
         raise OptionsError(f"--plot {path}: give it a name in {' or '.join(SUFFIXES)}")
     if not path.parent.is_dir():
@@ -29,7 +31,7 @@ def check_plot(path: Path) -> None:
 
 
 def save_plot(found: Comparison, path: Path) -> None:
-    """A panel for each part that has one. Raises StorageError if it can not be written, OptionsError if none has."""
+    """A panel for each part that has one and was measured; without any, no picture. Raises StorageError."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -37,9 +39,11 @@ def save_plot(found: Comparison, path: Path) -> None:
     from matplotlib import pyplot
 
     shown = [(part, [one for one in found.of(part) if one.runs]) for part in _PANELS]
-    shown = [(part, compared) for part, compared in shown if compared and (part != "memory" or _grows(compared))]
+    shown = [(part, compared) for part, compared in shown if compared]
+    # Memory with one size is a point, for which nobody makes room beside others.
+    shown = [one for one in shown if one[0] != "memory" or _grows(one[1])] or shown
     if not shown:
-        raise OptionsError(f"--plot shows the parts {', '.join(_PANELS)}: none of them was compared")
+        return
     width, height = _INCHES
     figure, axes = pyplot.subplots(len(shown), 1, figsize=(width, height * len(shown)), squeeze=False)
     for (part, compared), axis in zip(shown, axes.flat, strict=True):

@@ -19,6 +19,7 @@ from llmbatch.compare.server import served
 from llmbatch.rules.comparison import Server, comparison_from
 
 SMALL = ["--threads", "2", "--processes", "1", "--loop", "3"]
+START = "from llmbatch.__main__ import main; main()"
 KEY = "sk-a-key-that-is-made-up-0123456789"
 
 
@@ -111,8 +112,16 @@ def test_rows_are_repeated_where_more_are_needed_and_it_is_said(rows: Path) -> N
         (["--part", "speed"], "there are drivers, overhead, short"),
         (["--threads", "ten"], "--threads 'ten': give whole numbers"),
         (["--loop", "0"], "--loop counts from 1"),
+        (["--part", "memory", "--in-flight", "0"], "--in-flight counts from 1"),
+        (
+            ["--part", "memory", "--in-flight", "1000000000"],
+            "nothing can be compared here; more than",
+        ),
         (["--latency", "0"], "--latency must be above 0"),
         (["--sim", "latency=3"], "compare sets it itself"),
+        (["--sim", "port=3"], "--sim port: compare takes a free one"),
+        (["--sim", "mode=threads"], "--sim mode: compare asks a server on an event loop"),
+        (["--part", "tasks", "--plot", "x.svg"], "--plot shows the parts drivers, overhead, cpu, memory"),
         (["--sim", "fault=fire=1"], "no fault is called 'fire'"),
         (["--plot", "x.pdf"], "--plot x.pdf: give it a name in .svg or .png"),
         (["--json", "rows.jsonl"], "--json rows.jsonl is the input"),
@@ -148,8 +157,29 @@ def test_a_real_provider_gets_what_was_said_and_no_more_with_the_key_in_no_other
         )  # fmt: skip
         with urllib.request.urlopen(server.url.removesuffix("/v1") + "/ledger") as response:
             assert json.load(response)["received"] == 4 * 3
-    assert "of a real provider" in done.stdout
+    assert "calls to a real provider" in done.stdout
+    assert "openssl" not in done.stdout
     assert KEY not in done.stdout + done.stderr + (rows.parent / "all.json").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes away open files for one process")
+def test_what_this_machine_can_not_do_is_left_out_and_said(rows: Path) -> None:
+    """There are no more than 256 open files, and no openssl."""
+    limited = f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (256, 256)); {START}"
+    command = [sys.executable, "-c", limited, "compare", rows.name, "--part", "memory", "--in-flight", "3,1000"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PATH": str(rows.parent)}
+    done = subprocess.run(command, cwd=rows.parent, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "requests in flight are left out: no more files" in done.stdout
+    assert "nothing over https: it needs the openssl command" in done.stdout
+    assert "loop(3)" in done.stdout and "loop(1,000)" not in done.stdout
+
+
+def test_the_tables_are_shown_though_the_record_can_not_be_written(rows: Path) -> None:
+    few = ["--part", "tasks", "--latency", "0.01", "--limit", "2"]
+    done = compared(rows.name, *few, "--json", "/proc/x.json", cwd=rows.parent, code=5)
+    assert "Several tasks per row" in done.stdout
+    assert "--json /proc/x.json" in done.stderr
 
 
 def test_a_refused_key_is_a_failure_that_does_not_repeat_it(rows: Path) -> None:
@@ -163,7 +193,7 @@ def test_a_refused_key_is_a_failure_that_does_not_repeat_it(rows: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its processes in /proc")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_drivers_and_the_server_too(number: int, code: int, rows: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "llmbatch", "compare", rows.name, "--part", "drivers", "--latency", "50"]
