@@ -98,7 +98,7 @@ class RunOptions:
     ``template`` and ``system`` are the texts themselves; ``tasks`` are templates by name, for several questions about
     each row. ``before`` and ``after`` are hooks, as ``module:function``; plain functions run in threads, or in
     ``hook_processes`` processes. ``schema`` is a JSON Schema that every answer must fit; a row is asked again up to
-    ``schema_retries`` times. ``concurrency`` None means auto, at most ``max_concurrency``. ``rpm``, ``tpm``,
+    ``schema_retries`` times. ``concurrency`` None means auto; never more than ``max_concurrency``. ``rpm``, ``tpm``,
     ``input_tpm`` and ``output_tpm`` (requests and tokens per minute) and ``rpd`` (requests per day) hold for each
     endpoint and key; None is learnt from the answers. Runs with the same ``limit_group`` on one machine share them.
     Rows take turns by what stands in ``tenant_field``; ``tenant_rpm`` and ``tenant_concurrency`` hold for each tenant.

@@ -128,11 +128,11 @@ def run(
             "-c",
             "--concurrency",
             metavar="N|auto",
-            help=f"Requests in flight. auto: RPM/60 x measured seconds; without --rpm {DEFAULT_CONCURRENCY}.",
+            help=f"Requests in flight. auto: from {DEFAULT_CONCURRENCY} to what the limits and the server can use.",
         ),
     ] = "auto",
     max_concurrency: Annotated[
-        int | None, typer.Option(metavar="N", help="With --concurrency auto: never more in flight than this.")
+        int | None, typer.Option(metavar="N", help="Never more in flight than this, at all endpoints together.")
     ] = None,
     rpm: Annotated[
         float | None, typer.Option(help="Requests per minute, evenly paced, never more. Limits hold for each key.")
