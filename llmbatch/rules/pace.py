@@ -21,6 +21,8 @@ MINUTE_S = 60.0
 TOKEN_SHARE = 0.99
 # Tokens that were taken and not used are kept for as much as the limit grants in this time.
 MOST_CREDIT_S = 20.0
+# When nothing was owed for so long, the limit does not bind, and there is nothing to make up for.
+IDLE_S = 5.0
 
 Kind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 KINDS: tuple[Kind, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
@@ -91,6 +93,8 @@ class TokenPace(Pace):
         return max(0.0, self._due_s - self._credit_s - TOLERANCE_S - now_s)
 
     def take(self, now_s: float, amount: float = 1.0) -> None:
+        if self._due_s < now_s - IDLE_S:
+            self._credit_s = 0.0
         late_s = min(self._credit_s, max(0.0, self._due_s - now_s))
         self._credit_s -= late_s
         self._due_s = max(self._due_s - late_s, now_s) + amount * self._unit_s

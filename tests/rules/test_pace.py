@@ -232,3 +232,16 @@ def test_of_several_limits_the_longest_wait_counts_and_has_its_name() -> None:
 )
 def test_what_counts_for_each_kind(kind: Kind, amount: float) -> None:
     assert Cost(10.0, 20.0).of(kind) == amount
+
+
+def test_tokens_given_back_do_not_outlive_an_idle_time() -> None:
+    pace = TokenPace(60_000)
+    pace.take(0.0, 15_000)
+    pace.settle(1.0, -15_000)
+    now_s, taken = 100.0, 0.0
+    while now_s < 110.0:
+        if pace.wait_s(now_s) == 0:
+            pace.take(now_s, 1_000)
+            taken += 1_000
+        now_s += 0.1
+    assert taken <= 11_000
