@@ -1,4 +1,4 @@
-"""The cases of issue 5 and what is asked of each; `CASES` is the list, each measured in virtual time."""
+"""The cases of `make bench-pacing` and what is asked of each; `CASES` is the list, each measured in virtual time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of issue 5 in short: the real call stack before a virtual provider, as `make bench-pacing` has it."""
+"""The figures of pacing in short: the real call stack before a virtual provider, as `make bench-pacing` has it."""
 
 from __future__ import annotations
 
