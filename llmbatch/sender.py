@@ -50,7 +50,7 @@ from llmbatch.providers.target import Target
 from llmbatch.records import Failure, Reply, Request, Trace
 from llmbatch.rules.bottleneck import Moment, WindowKind, window_kind
 from llmbatch.rules.control import LIMITS
-from llmbatch.rules.daily import next_midnight, reset_words
+from llmbatch.rules.daily import YEAR_S, next_midnight, reset_words
 from llmbatch.rules.fuse import FailureFuse, Fuse, Outage
 from llmbatch.rules.hedge import Hedging
 from llmbatch.rules.limits import in_words
@@ -506,10 +506,11 @@ class Sender:
 
 
 def _when(at_unix_s: float) -> str:
-    """At what time a request may go again, as people's clocks here have it."""
-    zone = datetime.fromtimestamp(at_unix_s).astimezone().tzinfo
+    """At what time a request may go again, as people's clocks here have it, in summer or in winter."""
+    now_unix_s = time.time()
+    zone = datetime.fromtimestamp(min(at_unix_s, now_unix_s + YEAR_S)).astimezone().tzinfo
     assert zone is not None, "a local time has a zone"
-    return reset_words(at_unix_s, time.time(), zone)
+    return reset_words(at_unix_s, now_unix_s, zone)
 
 
 def _with_return(failure: Failure) -> str:

@@ -105,8 +105,12 @@ class _Talk:
         os.dup2(2, 1)
 
     def heard(self) -> bytes:
-        """One message: its length in eight bytes, then that many."""
-        return self._in.read(int.from_bytes(self._in.read(8), "big"))
+        """One message: its length in eight bytes, then that many; if the parent is gone before, so are we."""
+        length = self._in.read(8)
+        message = self._in.read(int.from_bytes(length, "big"))
+        if len(length) < 8 or len(message) < int.from_bytes(length, "big"):
+            os._exit(1)
+        return message
 
     def wait(self) -> None:
         """Until the parent says go on; if it is gone, so are we."""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, tzinfo
 HOUR_S = 3600
 _HOURS = 24
 # Further off, a date says nothing, and may be garbage from a server.
-_LONGEST_S = 366 * 86_400
+YEAR_S = 366 * 86_400
 
 
 def hour_of(now_unix_s: float) -> int:
@@ -53,7 +53,7 @@ def reset_words(until_unix_s: float, now_unix_s: float, zone: tzinfo) -> str:
     left_s = until_unix_s - now_unix_s
     if left_s <= 0:
         return "now"
-    if left_s > _LONGEST_S:
+    if left_s > YEAR_S:
         return "in more than a year"
     at = datetime.fromtimestamp(math.ceil(until_unix_s / 60) * 60, zone)
     return f"at {at.isoformat(' ', 'minutes')} (in {_span(left_s)})"

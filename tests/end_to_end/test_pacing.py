@@ -69,12 +69,17 @@ def test_retry_after_is_waited_for_by_all_rows(llmbatch: Llmbatch, sim: StartSim
     assert server.ledger()["billed"] == 40
 
 
-def test_absurd_retry_after_stops_with_3_instead_of_hanging(llmbatch: Llmbatch, sim: StartSim) -> None:
-    server = sim("--fault", "429=1", "--retry-after", "86400")
+@pytest.mark.parametrize(
+    ("retry_after", "words"), [("86400", "86,400 s"), ("9999999999", "9,999,999,999 s")], ids=["a day", "300 years"]
+)
+def test_absurd_retry_after_stops_with_3_instead_of_hanging(
+    llmbatch: Llmbatch, sim: StartSim, retry_after: str, words: str
+) -> None:
+    server = sim("--fault", "429=1", "--retry-after", retry_after)
     write_rows(llmbatch.directory / "in.jsonl", prompts(10))
     done = llmbatch("run", "in.jsonl", "-m", "m", "--base-url", server.base_url, within_s=20)
     assert done.code == 3, done.err
-    assert "asks to wait 86,400 s" in done.err
+    assert f"asks to wait {words}" in done.err
     assert "0 failed" in done.err
 
 
