@@ -26,11 +26,8 @@ class Endpoint:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of every request. The key among them goes to the target's origin only: no redirect is followed."""
-        headers = {"Content-Type": "application/json", "User-Agent": f"llmbatch/{__version__}"}
-        if self.key is not None:
-            headers.update(self.target.key_headers(self.key.reveal(), self.key.source.removeprefix("$")))
-        return headers
+        """Of every request."""
+        return request_headers(self.target, self.key)
 
     @property
     def secrets(self) -> list[str]:
@@ -46,6 +43,22 @@ class Endpoint:
     def loopback_only(self) -> bool:
         """Whether its key may go unencrypted because it stays on this machine."""
         return self.target.is_loopback and self.key is not None
+
+
+def request_headers(target: Target, key: Secret | None) -> dict[str, str]:
+    """Of every request to ``target``. The key among them goes to its origin only: no redirect is followed."""
+    headers = {"Content-Type": "application/json", "User-Agent": f"llmbatch/{__version__}"}
+    if key is not None:
+        headers.update(target.key_headers(key.reveal(), key.source.removeprefix("$")))
+    return headers
+
+
+def key_for(target: Target, options: RunOptions, key_env: str | None, environment: Mapping[str, str]) -> Secret | None:
+    """The key that the user named for ``target``, else its usual one; None if there is none. Raises OptionsError."""
+    if target.simulated:
+        return None
+    usual = target.key_envs_set(environment) or [*target.key_envs, ""]
+    return load_key(key_env=key_env, key_file=options.key_file, default_env=usual[0], environment=environment)
 
 
 def endpoints_of(
@@ -124,10 +137,7 @@ def _key(
     environment: Mapping[str, str],
     tell: Callable[[str], None],
 ) -> Secret | None:
-    if target.simulated:
-        return None
-    usual = [name for name in target.key_envs if environment.get(name, "").strip()] or [*target.key_envs, ""]
-    key = load_key(key_env=key_env, key_file=options.key_file, default_env=usual[0], environment=environment)
+    key = key_for(target, options, key_env, environment)
     if key is None and target.needs_key:
         raise OptionsError(
             f"no key for {target.base_url}: set {' or '.join(target.key_envs)}, or name its variable "

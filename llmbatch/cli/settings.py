@@ -180,7 +180,7 @@ def _usual_keys(url: str, levels: Sequence[Level], environment: Mapping[str, str
     )
     if not target.is_private and not _first(levels, "allow_http"):
         return []
-    return [name for name in target.key_envs if environment.get(name, "").strip()]
+    return target.key_envs_set(environment)
 
 
 def _is_known(url: str) -> bool:

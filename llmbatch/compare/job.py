@@ -14,15 +14,15 @@ from urllib.request import getproxies_environment
 
 import orjson
 
-from llmbatch._version import __version__
 from llmbatch.calls.connect import proxy_for, tls_context
+from llmbatch.endpoints import key_for, request_headers
 from llmbatch.errors import OptionsError
 from llmbatch.hooks import HookError
 from llmbatch.hooks.given import checked
 from llmbatch.hooks.loading import Hook, load_hook
 from llmbatch.hooks.places import described
 from llmbatch.identity import target_of
-from llmbatch.keys import Secret, load_key
+from llmbatch.keys import Secret
 from llmbatch.options import RunOptions
 from llmbatch.prepare import builder_of
 from llmbatch.providers.target import Target
@@ -66,11 +66,7 @@ class Endpoint:
     def __init__(self, job: Job) -> None:
         self.target = _at(target_of(job.options), job.simulated_url)
         key = key_of(self.target, job.options)
-        self.headers = {
-            "Content-Type": "application/json",
-            "User-Agent": f"llmbatch/{__version__}",
-            **({} if key is None else self.target.key_headers(key.reveal(), key.source.removeprefix("$"))),
-        }
+        self.headers = request_headers(self.target, key)
         ca_file = job.ca_file or job.options.ca_file
         self.tls: ssl.SSLContext | None = None
         if self.target.base_url.startswith("https:"):
@@ -108,15 +104,7 @@ def _at(target: Target, simulated_url: str | None) -> Target:
 
 def key_of(target: Target, options: RunOptions) -> Secret | None:
     """The key to ask ``target`` with; None if it needs none. Raises OptionsError."""
-    if target.simulated:
-        return None
-    usual = [name for name in target.key_envs if os.environ.get(name, "").strip()] or [*target.key_envs, ""]
-    key = load_key(
-        key_env=next(iter(options.key_envs), None),
-        key_file=options.key_file,
-        default_env=usual[0],
-        environment=os.environ,
-    )
+    key = key_for(target, options, next(iter(options.key_envs), None), os.environ)
     if key is None and target.needs_key:
         raise OptionsError(f"no key for {target.base_url}: set {' or '.join(target.key_envs)}, or say --key-env NAME")
     if key is not None and not target.is_private:

@@ -17,7 +17,8 @@ import orjson
 
 from llmbatch.files.shared_file import SharedFile
 from llmbatch.options import check_limit_group
-from llmbatch.rules.lease import Kind, Lease, unit_s
+from llmbatch.rules.lease import Lease
+from llmbatch.rules.pace import Kind, unit_s
 
 _SUFFIX = ".group"
 # A limit that has been idle for so long is forgotten; one that is leased so far ahead makes no sense.

@@ -68,6 +68,10 @@ class Target:
     def key_envs(self) -> tuple[str, ...]:
         return () if self.simulated else self.service.key_envs
 
+    def key_envs_set(self, environment: Mapping[str, str]) -> list[str]:
+        """Those of ``key_envs`` that hold something."""
+        return [name for name in self.key_envs if environment.get(name, "").strip()]
+
     def key_headers(self, key: str, name: str | None = None) -> dict[str, str]:
         """The header that carries the key; ``name`` is the variable that it stood in."""
         if name in self.service.bearer_envs:

@@ -9,30 +9,16 @@ while others hold a stretch gets his behind theirs: hungry processes take turns,
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-from llmbatch.rules.pace import MINUTE_S, TOLERANCE_S
-
-Kind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+from llmbatch.rules.pace import MOST_CREDIT_S, TOLERANCE_S
 
 # So much of the rate is leased at once: short enough for others to wait for it, long enough to ask seldom.
 LEASE_S = 0.05
-# Of a limit in tokens, whose use is only known afterwards: what is left covers the error of the estimates.
-TOKEN_SHARE = 0.99
-# Tokens that were taken and not used are kept for as much as the limit grants in this time.
-MOST_CREDIT_S = 20.0
 # A tail that lies back no further is gone on from, so that late timers cost nothing; else the time was idle, and what
 # would be leased of it would be too old at once.
 _CATCH_UP_S = TOLERANCE_S / 2
 # Float sums of many small steps must not lose the last request of a lease.
 _ROUNDING_S = 1e-7
-
-
-def unit_s(kind: Kind, per_minute: float) -> float:
-    """Seconds of the limit that one request, or one token, costs."""
-    if kind == "requests":
-        return (MINUTE_S + TOLERANCE_S) / per_minute
-    return MINUTE_S / (per_minute * TOKEN_SHARE)
 
 
 class Lease:

@@ -28,6 +28,13 @@ Kind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 KINDS: tuple[Kind, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
 
 
+def unit_s(kind: Kind, per_minute: float) -> float:
+    """Seconds of the limit that one request, or one token, takes up."""
+    if kind == "requests":
+        return (MINUTE_S + TOLERANCE_S) / per_minute
+    return MINUTE_S / (per_minute * TOKEN_SHARE)
+
+
 class Meter(Protocol):
     """One limit per minute. Times are seconds of the run's clock, amounts requests or tokens."""
 
@@ -51,6 +58,8 @@ class Pace:
 
     __slots__ = ("_due_s", "_unit_s", "per_minute")
 
+    _kind: Kind = "requests"
+
     def __init__(self, per_minute: float) -> None:
         self._due_s = float("-inf")
         self.change(per_minute)
@@ -58,7 +67,7 @@ class Pace:
     def change(self, per_minute: float) -> None:
         """Another limit from here on."""
         self.per_minute = per_minute
-        self._unit_s = (MINUTE_S + TOLERANCE_S) / per_minute
+        self._unit_s = unit_s(self._kind, per_minute)
 
     def wait_s(self, now_s: float, amount: float = 1.0) -> float:
         """Seconds until the next may go, whatever its amount: what is larger than the pace is waited for behind it."""
@@ -81,13 +90,11 @@ class TokenPace(Pace):
 
     __slots__ = ("_credit_s",)
 
+    _kind: Kind = "tokens"
+
     def __init__(self, per_minute: float) -> None:
         super().__init__(per_minute)
         self._credit_s = 0.0
-
-    def change(self, per_minute: float) -> None:
-        self.per_minute = per_minute
-        self._unit_s = MINUTE_S / (per_minute * TOKEN_SHARE)
 
     def wait_s(self, now_s: float, amount: float = 1.0) -> float:
         return max(0.0, self._due_s - self._credit_s - TOLERANCE_S - now_s)

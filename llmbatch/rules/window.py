@@ -56,7 +56,6 @@ class FixedWindow:
     __slots__ = ("size",)
 
     grows = False
-    settled = False
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -179,11 +178,6 @@ class AutoWindow:
     def grows(self) -> bool:
         """Whether it is still looking for its size."""
         return self._doubling and self.size < self.ceiling
-
-    @property
-    def settled(self) -> bool:
-        """Whether it stands where more in flight brought no more: the server binds."""
-        return not self._doubling and not self._recovering
 
     def paced(self, per_s: float | None) -> None:
         """So many requests per second are allowed; None if nobody knows."""

@@ -22,7 +22,8 @@ from sliding import most_in_a_minute
 from llmbatch.errors import OptionsError
 from llmbatch.files.limit_group import GroupMeter, LimitGroup
 from llmbatch.options import RunOptions
-from llmbatch.rules.lease import LEASE_S, Kind
+from llmbatch.rules.lease import LEASE_S
+from llmbatch.rules.pace import Kind
 
 SPENDER = Path(__file__).parent / "group_spender.py"
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sliding import most_in_a_minute
 
-from llmbatch.rules.lease import LEASE_S, MOST_CREDIT_S, TOKEN_SHARE, Kind, Lease, unit_s
-from llmbatch.rules.pace import MINUTE_S, TOLERANCE_S
+from llmbatch.rules.lease import LEASE_S, Lease
+from llmbatch.rules.pace import MINUTE_S, MOST_CREDIT_S, TOKEN_SHARE, TOLERANCE_S, Kind, unit_s
 
 
 class Shared:
