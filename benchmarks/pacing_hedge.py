@@ -18,7 +18,6 @@ import asyncio
 import json
 import math
 import random
-import selectors
 import statistics
 import subprocess
 import sys
@@ -28,10 +27,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clients import LLMBATCH
 from measure import keep, table
+from pacing_virtual import run_virtually
 from rows import write_rows
 
 from llmbatch.calls.lane import Account
@@ -64,28 +63,6 @@ def percentile(runs: list[Run], percent: float) -> float:
     """Of the rows of all ``runs`` (nearest rank)."""
     ordered = sorted(seconds for run in runs for seconds in run.rows_s)
     return ordered[math.ceil(len(ordered) * percent / 100) - 1]
-
-
-class _TimeMachine(selectors.SelectSelector):
-    """Does not wait: it moves the clock of its loop."""
-
-    now_s = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout:
-            self.now_s += timeout
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Time passes only when nothing else is left to do, and then at once."""
-
-    def __init__(self) -> None:
-        self._machine = _TimeMachine()
-        super().__init__(self._machine)
-
-    def time(self) -> float:
-        return self._machine.now_s
 
 
 class Server:
@@ -155,9 +132,8 @@ async def sent(latency: Distribution, count: int, concurrency: int, seed: int, *
 
 
 def virtual(shape: str, count: int, concurrency: int, seed: int, *, hedge: bool) -> Run:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        latency = parse_distribution(f"lognormal:median=1,{shape}")
-        return runner.run(sent(latency, count, concurrency, seed, hedge=hedge))
+    latency = parse_distribution(f"lognormal:median=1,{shape}")
+    return run_virtually(sent(latency, count, concurrency, seed, hedge=hedge))
 
 
 def floor_p99(shape: str) -> tuple[float, float]:

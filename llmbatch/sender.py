@@ -454,13 +454,9 @@ class Sender:
         return replace(self._target, base_url=f"{here.scheme}://{here.netloc}{path}")
 
     def _finished(self, job: Job, outcome: Outcome, trace: Trace) -> Awaitable[None] | None:
-        if isinstance(outcome, Reply):
-            charged = outcome.charged_usd
-            trace.cost_usd = self._prices.cost_usd(outcome, job.request.model) if charged is None else charged
-            trace.cache_saved_usd = self._prices.cache_saved_usd(outcome, job.request.model)
-        elif outcome is not None and outcome.usage is not None:
-            paid = Reply(None, None, None, outcome.usage)
-            trace.cost_usd = self._prices.cost_usd(paid, job.request.model)
+        if (paid := _paid(outcome)) is not None:
+            charged = paid.charged_usd
+            trace.cost_usd = self._prices.cost_usd(paid, job.request.model) if charged is None else charged
             trace.cache_saved_usd = self._prices.cache_saved_usd(paid, job.request.model)
         written = self._finish(job, outcome, trace)
         if outcome is None:
@@ -503,6 +499,13 @@ class Sender:
             self._listen(Draining(in_flight, grace_s, self._stop.reason.why))
         # Also with nothing in flight: hooks may be at work.
         self._patience = asyncio.get_running_loop().call_later(grace_s, self._stop.abandon)
+
+
+def _paid(outcome: Outcome) -> Reply | None:
+    """What was answered and is paid for, though it may be no good."""
+    if isinstance(outcome, Failure):
+        return None if outcome.usage is None else Reply(None, None, None, outcome.usage)
+    return outcome
 
 
 def _when(at_unix_s: float) -> str:
