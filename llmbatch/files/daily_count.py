@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from llmbatch.files.limit_group import account_name
-from llmbatch.files.shared_file import SharedFile
+from llmbatch.files.shared_file import OptionalFile
 from llmbatch.rules.daily import counted, hour_of, returns_at
 
 _BLOCKS_PER_DAY = 1000
@@ -31,16 +31,14 @@ class DailyCount:
     When the file can not be used, that is said once, and this run counts what it sends itself.
     """
 
-    def __init__(self, file: SharedFile | None, per_day: int, warn: Callable[[str], None]) -> None:
+    def __init__(self, file: OptionalFile, per_day: int) -> None:
         self._file = file
         self._per_day = per_day
-        self._warn = warn
         self._hours: dict[int, int] = {}  # as seen last, this run's blocks included
         self._hour = 0
         self._block = 0  # counted in ``_hour``, and not sent yet
         self._uncounted = 0  # sent while others had the lock
         self._look_at_s = 0.0  # the file is not looked into sooner
-        self._said: set[str] = set()
 
     @classmethod
     def open(
@@ -50,16 +48,9 @@ class DailyCount:
 
         Runs of a ``group`` (--limit-group) have a count of their own.
         """
-        count = cls(None, per_day, warn)
-        try:
-            if directory is None:
-                count._say(f"there is no home directory for the count: set XDG_STATE_HOME; {_ALONE}")
-            else:
-                # No name of a group has an @.
-                count._file = SharedFile(directory, f"{group or ''}@{account_name(account)}.day")
-        except OSError as error:
-            count._unusable(directory, error)
-        return count
+        file = OptionalFile(f"--rpd {per_day}", "the count", _ALONE, warn)
+        file.open(directory, f"{group or ''}@{account_name(account)}.day")  # no name of a group has an @
+        return cls(file, per_day)
 
     def left(self, now_unix_s: float) -> int:
         """How many may still be sent now; if it is not 0, the next ``take`` is within the limit."""
@@ -82,9 +73,7 @@ class DailyCount:
         """Give back what was counted and not sent. A second call does nothing."""
         if self._block or self._uncounted:
             self._give_back()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
     def _have_one(self, now_unix_s: float) -> None:
         """Count a block of this hour beforehand, unless there is one, or none was free a moment ago."""
@@ -128,29 +117,17 @@ class DailyCount:
         def edited(content: bytes) -> bytes:
             hours = _load(content)
             if hours is None:
-                self._say("its file held something else: the count begins anew")
+                self._file.say("its file held something else: the count begins anew")
             changed(hours or {})
             named = {str(hour): count for hour, count in sorted(self._hours.items())}
             return orjson.dumps({"llmbatch": 1, "hours": named}, option=orjson.OPT_APPEND_NEWLINE)
 
-        if self._file is not None:
-            try:
-                return self._file.change(edited)
-            except OSError as error:
-                path = self._file.path
-                self._file.close()
-                self._file = None
-                self._unusable(path, error)
+        if self._file.usable:
+            done = self._file.change(edited)
+            if done or self._file.usable:
+                return done
         changed(self._hours)
         return True
-
-    def _unusable(self, path: Path | None, error: OSError) -> None:
-        self._say(f"cannot use {error.filename or path}: {error.strerror}; {_ALONE}")
-
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self._warn(f"--rpd {self._per_day}: {text}")
 
 
 def _load(content: bytes) -> dict[int, int] | None:

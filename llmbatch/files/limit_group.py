@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from llmbatch.files.shared_file import SharedFile
+from llmbatch.files.shared_file import OptionalFile
 from llmbatch.options import check_limit_group
 from llmbatch.rules.lease import Lease
 from llmbatch.rules.pace import Kind, unit_s
@@ -38,12 +38,8 @@ def account_name(account: str) -> str:
 class LimitGroup:
     """The shared limits of one group. Used by the loop of one run; ``close`` gives back what is leased and not used."""
 
-    def __init__(
-        self, name: str, file: SharedFile | None, warn: Callable[[str], None], clock: Callable[[], float]
-    ) -> None:
-        self._name = name
+    def __init__(self, file: OptionalFile, clock: Callable[[], float]) -> None:
         self._file = file
-        self._warn = warn
         self.clock = clock
         self._boot = _boot_id()
         self._meters: dict[str, GroupMeter] = {}
@@ -51,7 +47,6 @@ class LimitGroup:
         self._busy_since_s: float | None = None
         self._not_before_s = 0.0  # the lock is not tried sooner
         self._alone_until_s = 0.0
-        self._said: set[str] = set()
 
     @classmethod
     def open(
@@ -66,15 +61,9 @@ class LimitGroup:
         Raises OptionsError for a name that is none. A file that can not be used is only warned of.
         """
         check_limit_group(name)
-        group = cls(name, None, warn, clock)
-        try:
-            if directory is None:
-                group._say(f"there is no home directory for its file: set XDG_STATE_HOME; {_ALONE}")
-            else:
-                group._file = SharedFile(directory, name + _SUFFIX)
-        except OSError as error:
-            group._unusable(directory, error)
-        return group
+        file = OptionalFile(f"--limit-group {name}", "its file", _ALONE, warn)
+        file.open(directory, name + _SUFFIX)
+        return cls(file, clock)
 
     def meter(self, account: str, kind: Kind, per_minute: float) -> GroupMeter:
         """The limit of one endpoint and key, which ``account`` names. Asked again, it is the same meter."""
@@ -88,7 +77,7 @@ class LimitGroup:
     def renew(self, key: str, lease: Lease, cost_s: float) -> float:
         """Lease more; 0 when that is done, else the seconds after which it may be tried again."""
         now_s = self.clock()
-        if self._file is None or now_s < self._alone_until_s:
+        if not self._file.usable or now_s < self._alone_until_s:
             self._renew_alone(key, lease, now_s, cost_s)
             return 0.0
         if now_s < self._not_before_s:
@@ -101,7 +90,7 @@ class LimitGroup:
         if self._edit(edit, now_s):
             self._busy_since_s = None
             return 0.0
-        if self._file is not None and self._is_worth_waiting(now_s):
+        if self._file.usable and self._is_worth_waiting(now_s):
             self._not_before_s = now_s + _SOON_S
             return _SOON_S
         self._renew_alone(key, lease, now_s, cost_s)
@@ -109,7 +98,7 @@ class LimitGroup:
 
     def close(self) -> None:
         """Give back what is left. A second call does nothing."""
-        if self._file is None:
+        if not self._file.usable:
             return
         now_s = self.clock()
 
@@ -118,9 +107,7 @@ class LimitGroup:
                 tails_s[key] = self._meters[key].leave(tails_s[key], now_s)
 
         self._edit(edit, now_s)
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
     def _is_worth_waiting(self, now_s: float) -> bool:
         """Whether others hold the lock only for a moment; else they are left alone with it for a while."""
@@ -129,7 +116,7 @@ class LimitGroup:
         if now_s - self._busy_since_s < _PATIENCE_S:
             return True
         self._alone_until_s = now_s + _PATIENCE_S
-        self._say(f"another process does not let go of its file; until it does, {_ALONE}")
+        self._file.say(f"another process does not let go of its file; until it does, {_ALONE}")
         return False
 
     def _renew_alone(self, key: str, lease: Lease, now_s: float, cost_s: float) -> None:
@@ -137,32 +124,16 @@ class LimitGroup:
 
     def _edit(self, edit: Callable[[dict[str, float]], None], now_s: float) -> bool:
         """False if the lock was not had, or the file can not be used; ``edit`` was not called then."""
-        assert self._file is not None, "a file that can not be used is not asked again"
 
         def edited(content: bytes) -> bytes:
             tails_s = _load(content, self._boot, now_s)
             if tails_s is None:
-                self._say("its file held something else, and was written anew")
+                self._file.say("its file held something else, and was written anew")
             fresh = {} if tails_s is None else tails_s
             edit(fresh)
             return orjson.dumps({"llmbatch": 1, "boot": self._boot, "tails_s": fresh}, option=orjson.OPT_APPEND_NEWLINE)
 
-        try:
-            return self._file.change(edited)
-        except OSError as error:
-            path = self._file.path
-            self._file.close()
-            self._file = None
-            self._unusable(path, error)
-            return False
-
-    def _unusable(self, path: Path | None, error: OSError) -> None:
-        self._say(f"cannot use {error.filename or path}: {error.strerror}; {_ALONE}")
-
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self._warn(f"--limit-group {self._name}: {text}")
+        return self._file.change(edited)
 
 
 _ALONE = "this run keeps to the whole limit by itself, and other runs do not see what it uses"

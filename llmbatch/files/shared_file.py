@@ -1,4 +1,7 @@
-"""A small private file that several processes of one user change in turn, each under flock and without waiting long."""
+"""A small private file that several processes of one user change in turn, each under flock and without waiting long.
+
+A run can do without it (`OptionalFile`): what is wrong with it is said once, and it is not asked again.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +72,62 @@ class SharedFile:
         size = max(len(before), -(-len(after) // _BLOCK_BYTES) * _BLOCK_BYTES)
         os.lseek(self._fd, 0, os.SEEK_SET)
         write_all(self._fd, after.ljust(size))
+
+
+class OptionalFile:
+    """A `SharedFile` that may be missing. Each thing that is wrong is said once, by ``warn``, as ``about: ...``.
+
+    ``alone`` says what it means for the run to be without it, ``called`` what the file is to people.
+    """
+
+    def __init__(self, about: str, called: str, alone: str, warn: Callable[[str], None]) -> None:
+        self._about = about
+        self._called = called
+        self._alone = alone
+        self._warn = warn
+        self._file: SharedFile | None = None
+        self._said: set[str] = set()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is there, and no change of it has failed."""
+        return self._file is not None
+
+    def open(self, directory: Path | None, name: str) -> None:
+        """In the state directory; None is that of a user without a home."""
+        try:
+            if directory is None:
+                self.say(f"there is no home directory for {self._called}: set XDG_STATE_HOME; {self._alone}")
+            else:
+                self._file = SharedFile(directory, name)
+        except OSError as error:
+            self._unusable(directory, error)
+
+    def change(self, edit: Callable[[bytes], bytes]) -> bool:
+        """As `SharedFile.change`; False also when it can not be used, from now on."""
+        assert self._file is not None, "a file that can not be used is not asked again"
+        try:
+            return self._file.change(edit)
+        except OSError as error:
+            path = self._file.path
+            self.close()
+            self._unusable(path, error)
+            return False
+
+    def close(self) -> None:
+        """It is not usable any more. A second call does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def say(self, text: str) -> None:
+        """Once each."""
+        if text not in self._said:
+            self._said.add(text)
+            self._warn(f"{self._about}: {text}")
+
+    def _unusable(self, path: Path | None, error: OSError) -> None:
+        self.say(f"cannot use {error.filename or path}: {error.strerror}; {self._alone}")
 
 
 def _open(path: Path) -> int:
