@@ -16,7 +16,9 @@ class ThreadsConnection:
     """Owned by the front. The one worker that has its request may send on it, and sets nothing but what is said here.
 
     ``busy`` while a request of it is queued or with a worker. ``left`` when the client has closed its side or does not
-    take what is sent, which both may find. ``stalled`` is the worker's: it waits for nothing but ``left``.
+    take what is sent, which both may find. ``cut`` when it surely has not read all of the answer: who has read it may
+    be seen to leave before the worker has said that it is done. ``stalled`` is the worker's: it waits for nothing but
+    ``left``.
     """
 
     def __init__(self, client: socket.socket, now_s: float) -> None:
@@ -26,6 +28,7 @@ class ThreadsConnection:
         self.watched = False
         self.last_request = False
         self.left = threading.Event()
+        self.cut = False
         self.stalled = False
         self.touched_s = now_s
         self.answered: Bill | None = None  # the last answer sent, until there is a sign that it was read
@@ -47,11 +50,20 @@ class ThreadsConnection:
     def send(self, data: bytes) -> None:
         """Send all of it, however long the client takes to read."""
         if self.left.is_set():
+            self.cut = True
             return
         try:
             self.socket.sendall(data)
         except OSError:
+            self.cut = True
             self.left.set()
+
+    def was_reset(self) -> bool:
+        """Whether the client surely had bytes of the answer unread when it left.
+
+        One that closes, or dies, with unread bytes resets its connection (RFC 9293, 3.6.1; RFC 2525, 2.17).
+        """
+        return self.cut or self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
 @dataclass(frozen=True, slots=True)

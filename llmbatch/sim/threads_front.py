@@ -145,8 +145,8 @@ class Front:
             data = connection.socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
-        except OSError:
-            # A client that closes, or dies, with unread bytes resets its connection (RFC 9293, 3.6.1; RFC 2525, 2.17).
+        except OSError:  # reset
+            connection.cut = True
             if connection.answered:
                 self._service.unread(connection.answered)
             data = b""
@@ -198,7 +198,7 @@ class Front:
         connection.touched_s = time.monotonic()
         connection.answered = done.bill
         if connection.left.is_set():
-            if done.bill and not self.dropped.is_set():
+            if done.bill and connection.was_reset() and not self.dropped.is_set():
                 self._service.unread(done.bill)
             self._close(connection)
         elif done.ending == "reset":

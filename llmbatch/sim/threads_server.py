@@ -127,7 +127,7 @@ class ThreadsServer:
                 self._service.bill(reply.bill)
                 billed = True
             connection.send(data)
-            if connection.left.is_set():
+            if connection.cut:
                 return billed
         if reply.ending == "stall":
             self._stall(connection)

@@ -21,6 +21,8 @@ from test_sim_metrics import ended, read_metrics, until
 import llmbatch
 from llmbatch.sim.answers import prompt_hash
 from llmbatch.sim.options import sim_options_from
+from llmbatch.sim.threads_connection import Done
+from llmbatch.sim.threads_front import Front
 from llmbatch.sim.threads_server import ThreadsServer
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +153,25 @@ def test_a_client_that_does_not_read_holds_up_no_drain():
             wait_for(server, "queue_length 1")
         assert server.ledger.billed_by_prompt == {prompt_hash("a"): 1}, "what was not begun is not billed"
     assert (server.ledger.connections, server.ledger.in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize(("read_bytes", "unread"), [(1 << 20, 0), (1, 1)])
+def test_who_leaves_before_the_worker_is_done_may_have_read_it_all(
+    monkeypatch: pytest.MonkeyPatch, read_bytes: int, unread: int
+):
+    give_back = Front.give_back
+
+    def late(front: Front, done: Done) -> None:
+        assert done.connection.left.wait(10)
+        give_back(front, done)
+
+    monkeypatch.setattr(Front, "give_back", late)
+    with ThreadsServer(sim_options_from({"mode": "threads", "threads": "1"})) as server:
+        with socket.create_connection(address(server), timeout=10) as connection:
+            connection.sendall(question("a"))
+            connection.recv(read_bytes)
+        wait_for(server, "connections_open 1")  # the one that asks
+    assert server.ledger.unread_by_prompt.total() == unread
 
 
 def test_requests_that_pile_up_stay_in_the_kernel():
