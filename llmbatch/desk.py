@@ -48,7 +48,12 @@ class InFlight:
         now = self._count()
         if now > self._noted:
             self._write(now)
-        elif now < self._noted and self._timer is None:
+        elif now < self._noted:
+            self.fell()
+
+    def fell(self) -> None:
+        """The number can only have become smaller."""
+        if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settle)
 
     def _settle(self) -> None:
@@ -66,8 +71,8 @@ class Desk:
     ``answered`` counts the rows that came to an end, ``unwritten`` those of them whose line is not in the journal
     (yet), ``unwritten_refusals`` the same of rows that can not be sent, ``unwritten_parts`` of answers whose row is not
     complete. ``waits_for_output``: it is so far behind that no further row is read. ``after`` is the hook that works on
-    good results. ``disk_error`` is what made the output fail, if it did. ``in_flight_changed`` is called when
-    ``unwritten`` was changed.
+    good results. ``disk_error`` is what made the output fail, if it did. ``in_flight`` hears when ``unwritten`` or
+    ``unwritten_parts`` has changed.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class Desk:
         tell: Listener,
         *,
         include_input: bool,
-        in_flight_changed: Callable[[], None],
+        in_flight: InFlight,
         after: After | None = None,
     ) -> None:
         self.answered = 0
@@ -88,7 +93,7 @@ class Desk:
         self._stop = stop
         self._tell = tell
         self._include_input = include_input
-        self._in_flight_changed = in_flight_changed
+        self._in_flight = in_flight
         self._unwritten: set[asyncio.Future[None]] = set()
         self._after = after
         self._working: set[asyncio.Task[None]] = set()
@@ -151,12 +156,12 @@ class Desk:
     def _keep_part(self, group: Group, name: str) -> asyncio.Future[None]:
         """An answer whose row is not complete, in the journal."""
         self.unwritten_parts += 1
-        self._in_flight_changed()
+        self._in_flight.changed()
         kept = self._promise()
 
         def done() -> None:
             self.unwritten_parts -= 1
-            self._in_flight_changed()
+            self._in_flight.fell()
             self._unwritten.discard(kept)
             _set(kept)
 
@@ -168,7 +173,7 @@ class Desk:
     def _write(self, result: Result, line: bytes) -> asyncio.Future[None]:
         self.answered += 1
         self.unwritten += 1
-        self._in_flight_changed()
+        self._in_flight.changed()
         promise = self._promise()
         self._put(result, line, promise)
         if self.disk_error is not None:
@@ -251,7 +256,7 @@ class Desk:
                 self.unwritten_refusals -= 1
                 return
             self.unwritten -= 1
-            self._in_flight_changed()
+            self._in_flight.fell()
             self._unwritten.discard(written)
             _set(written)
 

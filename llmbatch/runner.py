@@ -84,7 +84,7 @@ class Run:
             self._stop,
             self._tell,
             include_input=options.keeps_input,
-            in_flight_changed=self._in_flight.changed,
+            in_flight=self._in_flight,
             after=None if self._hooks is None else self._hooks.after_or_none,
         )
         self._output: Output
@@ -452,7 +452,7 @@ class Run:
             self._in_flight.changed()
         elif isinstance(event, RowEnded) and event.result.ambiguous:
             self._in_vain -= event.result.ambiguous
-            self._in_flight.changed()
+            self._in_flight.fell()
         if self._listen is not None:
             self._listen(event)
         if isinstance(event, RowEnded) and event.result.key is None and event.result.failure is not None:

@@ -227,11 +227,16 @@ class Scheduler:
         worker.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
+        began = False
         try:
             while not self._done:
                 self._wake(leaving=1)
-                if self._room() < 0:
+                room = self._room()
+                if room < 0:
                     return
+                if room > 0 and began:
+                    self._top_up()
+                began = True
                 job = self._feed.take()
                 if job is not None:
                     await self._do(job)
@@ -284,8 +289,6 @@ class Scheduler:
         written = self._finish(job, outcome, trace)
         if written is not None:
             await written
-        if self._room() > 0:
-            self._top_up()
 
     async def _prepared(self, prepare: Callable[[], Awaitable[Request]]) -> Request:
         self.preparing += 1

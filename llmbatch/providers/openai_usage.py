@@ -9,6 +9,7 @@ from llmbatch.records import Usage
 
 # More than one answer ever costs.
 _MOST_USD = 1e6
+_MEDIA = (("audio_tokens", "audio"), ("image_tokens", "image"))
 
 
 def usage_of(usage: Any) -> Usage:
@@ -47,11 +48,12 @@ def responses_usage_of(usage: Any) -> Usage:
 
 def _media(*details: Mapping[str, Any]) -> dict[str, int] | None:
     """Tokens of sound and of pictures; None if the server does not speak of such."""
-    told = {
-        kind: [tokens for one in details if (tokens := count(one.get(f"{kind}_tokens"))) is not None]
-        for kind in ("audio", "image")
-    }
-    return {kind: sum(tokens) for kind, tokens in told.items() if tokens} or None
+    told: dict[str, int] = {}
+    for name, kind in _MEDIA:
+        for one in details:
+            if name in one and (tokens := count(one[name])) is not None:
+                told[kind] = told.get(kind, 0) + tokens
+    return told or None
 
 
 def charged_usd(usage: Any) -> float | None:
