@@ -7,14 +7,16 @@ no second try. Each row has an AsyncRetrying of its own: a shared one mixes the 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-
-from tenacity import AsyncRetrying, RetryCallState
+from typing import TYPE_CHECKING
 
 from llmbatch.events import AttemptFailed, Listener
 from llmbatch.options import RetryLimits
 from llmbatch.records import Call, CallFailed, Failure, Reply, Request, Trace
 from llmbatch.rules.quota import Quota
 from llmbatch.rules.retry import Verdict, decide
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 
 class Retry:
@@ -49,6 +51,8 @@ class Retry:
 
     async def _persist(self, request: Request, trace: Trace, first: CallFailed) -> Reply:
         """Further tries; the first one, already made, is handed to tenacity as the outcome of its first attempt."""
+        from tenacity import AsyncRetrying
+
         verdict = Verdict(False, 0.0, "")
         made = [first]
 

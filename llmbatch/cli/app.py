@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from llmbatch._version import __version__
+from llmbatch.cli.adapters import QuickCommand, QuickGroup
 from llmbatch.cli.compare import compare
 from llmbatch.cli.configured import ConfiguredCommand
 from llmbatch.cli.ctl import ctl
@@ -16,6 +17,7 @@ from llmbatch.cli.verify import verify
 
 app = typer.Typer(
     name="llmbatch",
+    cls=QuickGroup,
     help="Run a file of prompts through any LLM API, as fast as the limits allow, "
     "and never lose or pay twice for an answer.",
     no_args_is_help=True,
@@ -39,9 +41,9 @@ def root(
 
 
 app.command("run", cls=ConfiguredCommand)(run)
-app.command("compare")(compare)
-app.command("models")(models)
-app.command("verify")(verify)
-app.command("repair")(repair)
-app.command("ctl")(ctl)
-app.command("sim")(sim)
+app.command("compare", cls=QuickCommand)(compare)
+app.command("models", cls=QuickCommand)(models)
+app.command("verify", cls=QuickCommand)(verify)
+app.command("repair", cls=QuickCommand)(repair)
+app.command("ctl", cls=QuickCommand)(ctl)
+app.command("sim", cls=QuickCommand)(sim)

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 
 import typer
-from typer.core import TyperCommand
 
+from llmbatch.cli.adapters import QuickCommand
 from llmbatch.cli.ending import complain
 from llmbatch.errors import LlmbatchError
 
 
-class ConfiguredCommand(TyperCommand):
+class ConfiguredCommand(QuickCommand):
     """A command whose options may also stand in the environment and in a file."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # click's Context
