@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 READY := $(VENV)/.ready
+# Many tests wait for processes of theirs, so half as many again as there are cores.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 3 / 2 )))
 CAMPAIGNS := kill cut syscalls states servers signals stalls canary soak
 
 # The tests of what must not fail, whose modules [tool.coverage.run] in pyproject.toml names.
@@ -31,7 +33,7 @@ demo: $(READY)  ## the main job on samples/, against the simulated provider: no 
 	@echo; echo "The first two of $$(wc -l < .demo/reviews.results.jsonl) lines of .demo/reviews.results.jsonl:"; head -n 2 .demo/reviews.results.jsonl
 
 test: $(READY)  ## the whole suite, on all cores
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 coverage: $(READY)  ## of the code that must not fail, every branch (10 seconds)
 	$(BIN)/python -m coverage run -m pytest $(CRITICAL_TESTS)

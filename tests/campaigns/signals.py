@@ -238,6 +238,7 @@ class Victim:
             "XDG_STATE_HOME": str(self.root / "state"),
             "PYTHONWARNINGS": "error",
             "LC_ALL": "C.UTF-8",
+            "SSL_CERT_FILE": os.devnull,
             "TERM": "xterm-256color",
         }
 

@@ -136,6 +136,7 @@ class Soak:
             "XDG_STATE_HOME": str(self.root / "state"),
             "TMPDIR": str(self.root / "tmp"),
             "LC_ALL": "C.UTF-8",
+            "SSL_CERT_FILE": os.devnull,
         }
         with (self.root / "stderr").open("ab") as errors:
             process = subprocess.Popen(

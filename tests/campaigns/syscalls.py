@@ -175,6 +175,7 @@ class Place:
             "XDG_STATE_HOME": str(self.state),
             "TMPDIR": str(self.temporary),
             "LC_ALL": "C.UTF-8",
+            "SSL_CERT_FILE": os.devnull,
         }
         process = subprocess.Popen(
             [*command, "--base-url", self.sim.base_url, "--progress", "json"],
