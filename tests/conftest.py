@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,6 +15,9 @@ import aioresponses.core
 import pytest
 from aiohttp import ClientResponse
 from hypothesis import HealthCheck, settings
+
+# aiohttp reads the certificates of the system twice at each start, and no test asks a server that has one of those.
+os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
 # How fast a machine makes examples up says nothing of what is tested.
 settings.register_profile("llmbatch", suppress_health_check=[HealthCheck.too_slow], deadline=None)

@@ -903,7 +903,7 @@ def cases() -> list[Case]:
 
 # Each play with each shape of key; ``--runs`` of three times as many has them all with each source too.
 LONG_RUNS = len(plays()) * len(_PUBLIC)
-SHORT_RUNS = 8
+SHORT_RUNS = 6
 # Without the scrubber: every echo, on a screen, in a journal, in standard output; and Python's reports.
 CONTROLS = ("plain -v --stream", "reports", "json -v")
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from llmbatch.cli.app import app
 from llmbatch.compare.server import served
 from llmbatch.rules.comparison import Server, comparison_from
 
@@ -130,8 +132,13 @@ def test_rows_are_repeated_where_more_are_needed_and_it_is_said(rows: Path) -> N
         (["--part", "cpu", "--before", "nowhere:f"], "there is no module 'nowhere'"),
     ],
 )
-def test_refused_before_anything_is_sent(flags: list[str], words: str, rows: Path) -> None:
-    done = compared(rows.name, *flags, cwd=rows.parent, code=2, OPENAI_API_KEY="")
+def test_refused_before_anything_is_sent(
+    flags: list[str], words: str, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(rows.parent)
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    done = CliRunner().invoke(app, ["compare", rows.name, *flags])
+    assert done.exit_code == 2, done.output
     assert words in done.stderr
     assert done.stdout == ""
 
