@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ async def test_every_prompt_gets_its_own_answer_in_any_order():
         for prompt, (status, body) in zip(prompts, answers, strict=True):
             assert status == 200
             assert body["choices"][0]["message"]["content"] == expected_answer(prompt)
+        await until(lambda: not client.server.ledger.in_flight)
         ledger = await client.ledger()
     assert (ledger["received"], ledger["billed"], ledger["in_flight"]) == (200, 200, 0)
     assert ledger["billed_by_prompt"] == {prompt_hash(prompt): 1 for prompt in prompts}
@@ -277,21 +278,24 @@ async def test_work_goes_on_and_is_billed_when_the_client_leaves():
 async def leave_when_in_flight(client: Client, after_s: float = 0.0) -> None:
     """Ask, leave so long after the server has the request, and wait until it is done with it."""
     answer = asyncio.create_task(client.answer())
-    async with asyncio.timeout(30):
-        while not client.server.ledger.in_flight:
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(after_s)
-        assert client.server.ledger.in_flight == 1
-        answer.cancel()
-        await asyncio.wait({answer})
+    await until(lambda: client.server.ledger.in_flight)
+    await asyncio.sleep(after_s)
+    assert client.server.ledger.in_flight == 1
+    answer.cancel()
+    await asyncio.wait({answer})
     await at_rest(client)
 
 
 async def at_rest(client: Client) -> None:
     """Its server hears some time later that a connection is gone."""
     ledger = client.server.ledger
+    await until(lambda: not (ledger.in_flight or ledger.connections))
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Threads count some time after the client has its answer."""
     async with asyncio.timeout(30):
-        while ledger.in_flight or ledger.connections:
+        while not condition():
             await asyncio.sleep(0.001)
 
 
