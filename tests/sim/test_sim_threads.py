@@ -50,7 +50,7 @@ async def test_throughput_is_the_number_of_threads_by_the_latency():
         took_s = time.perf_counter() - began_s
         assert [status for status, _, _ in answers] == [200] * 6
         assert client.server.ledger.peak_in_flight == 2
-        samples = await read_metrics(client)
+        samples = await until(client, request_duration_seconds_count=6)
     assert took_s >= 0.3
     assert samples["request_duration_seconds_sum"] >= 2 * (0.1 + 0.2 + 0.3), "the time in the queue is part of it"
 
