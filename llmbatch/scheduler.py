@@ -227,16 +227,16 @@ class Scheduler:
         worker.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
-        began = False
+        has_worked = False  # the crew grows by those that have: at the start ``run`` adds a few at a time
         try:
             while not self._done:
                 self._wake(leaving=1)
                 room = self._room()
                 if room < 0:
                     return
-                if room > 0 and began:
+                if room > 0 and has_worked:
                     self._top_up()
-                began = True
+                has_worked = True
                 job = self._feed.take()
                 if job is not None:
                     await self._do(job)

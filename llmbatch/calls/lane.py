@@ -14,7 +14,7 @@ from llmbatch.rules.finder import RateFinder
 from llmbatch.rules.gate import Gate
 from llmbatch.rules.learnt import learn
 from llmbatch.rules.limits import Limits
-from llmbatch.rules.pace import MINUTE_S, NO_TOKENS, Cost, Kind, Meters, Pace
+from llmbatch.rules.pace import KINDS, MINUTE_S, NO_TOKENS, Cost, Kind, Meters, Pace
 from llmbatch.rules.token_estimate import TokenEstimate, used
 from llmbatch.rules.window import FixedWindow, Window
 
@@ -301,14 +301,8 @@ class Lane:
 
     def _rate_per_s(self, now_s: float, estimate: TokenEstimate) -> float | None:
         """Requests per second that all limits together allow; None if none is known."""
-        mean = estimate.mean
-        rates = [
-            meter.per_minute / MINUTE_S / max(mean.of(kind), 1.0)
-            for meters in (self.account.meters, self.learnt)
-            for kind, meter in meters
-        ]
-        if (found := self.finder.per_s(now_s)) is not None:
-            rates.append(found)
+        known = ((kind, self.limit(kind, now_s)) for kind in KINDS)
+        rates = (limit[0] / MINUTE_S / max(estimate.mean.of(kind), 1.0) for kind, limit in known if limit is not None)
         return min(rates, default=None)
 
 

@@ -327,25 +327,18 @@ def test_each_model_has_a_gate_of_its_own(virtually: Virtually) -> None:
     virtually(main())
 
 
-def test_models_take_turns_where_all_wait_for_the_same(virtually: Virtually) -> None:
+@pytest.mark.parametrize(
+    ("limits", "rows", "within_s"),
+    [({"window": 10, "most": 2}, 100, 8.0), ({"window": 1000, "rpm": {"a": 60}}, 50, 13.0)],
+    ids=["where all wait for the same", "at the pace of their key"],
+)
+def test_models_take_turns(virtually: Virtually, limits: dict[str, Any], rows: int, within_s: float) -> None:
     async def main() -> None:
-        bench = Bench({"a": always()}, window=10, most=2)
-        first = asyncio.create_task(bench.all(100, model="one"))
+        bench = Bench({"a": always()}, **limits)
+        first = asyncio.create_task(bench.all(rows, model="one"))
         await asyncio.sleep(0.5)
         await bench.all(5, model="two")
-        assert bench.now() <= 8.0
-        await first
-
-    virtually(main())
-
-
-def test_models_take_turns_at_the_pace_of_their_key(virtually: Virtually) -> None:
-    async def main() -> None:
-        bench = Bench({"a": always()}, window=1000, rpm={"a": 60})
-        first = asyncio.create_task(bench.all(50, model="one"))
-        await asyncio.sleep(0.5)
-        await bench.all(5, model="two")
-        assert bench.now() <= 13.0
+        assert bench.now() <= within_s
         await first
 
     virtually(main())
